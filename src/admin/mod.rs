@@ -108,6 +108,7 @@ pub struct Admin {
     addresses: Vec<SocketAddr>,
     state: Arc<State>,
     offers: Mutex<Vec<Offer>>,
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "only the daemon is replaced"))]
     phase: watch::Sender<Phase>,
     /// `None` once it is closed.
     running: Mutex<Option<Running>>,

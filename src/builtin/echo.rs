@@ -13,10 +13,11 @@ pub struct Echo;
 impl Service for Echo {
     type Session = ();
 
+    const HEARS_SENT: bool = false;
+
     fn can_move(&self, _: u64, _: &()) -> bool {
         true
     }
-    const HEARS_SENT: bool = false;
 
     #[inline]
     fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {

@@ -17,6 +17,10 @@ pub(super) struct Ending {
     pub(super) server: ServerHandle,
     pub(super) admin: Option<Admin>,
     begun: AtomicBool,
+    /// Locked from the moment at which another process is told to go until this one has left the
+    /// sockets to it, which takes seconds at most. A drain in between would end what the other one
+    /// has already.
+    hands_over: Mutex<()>,
     times: Mutex<EndTimes>,
 }
 
@@ -31,7 +35,8 @@ pub(super) struct EndTimes {
 
 impl Ending {
     pub(super) fn new(server: ServerHandle, admin: Option<Admin>, times: EndTimes) -> Ending {
-        Ending { server, admin, begun: AtomicBool::new(false), times: Mutex::new(times) }
+        let (begun, hands_over) = (AtomicBool::new(false), Mutex::default());
+        Ending { server, admin, begun, hands_over, times: Mutex::new(times) }
     }
 
     /// Changes the times of a drain or an upgrade that has not begun.
@@ -49,6 +54,18 @@ impl Ending {
         self.begun.load(Ordering::Acquire)
     }
 
+    /// Keeps an end from beginning. `None` if it has begun.
+    pub(super) fn postpone(&self) -> Option<MutexGuard<'_, ()>> {
+        let guard = self.hands_over.lock().unwrap_or_else(PoisonError::into_inner);
+        (!self.has_begun()).then_some(guard)
+    }
+
+    /// Returns whether this is the first call.
+    fn begin_once(&self) -> bool {
+        let _guard = self.hands_over.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.begun.swap(true, Ordering::AcqRel)
+    }
+
     fn times(&self) -> MutexGuard<'_, EndTimes> {
         // Each change is a single assignment.
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
@@ -57,7 +74,7 @@ impl Ending {
     /// Drains soon, unless a drain has begun. After the time it stops in any case: a drain that a
     /// signal has begun may have a longer time-out.
     pub(super) fn orphaned(&self) {
-        if !self.begun.swap(true, Ordering::AcqRel) {
+        if self.begin_once() {
             systemd::stopping("standard input has ended: draining");
             log::info!("standard input has ended: draining, {ORPHAN_DRAIN:?} at most");
             self.server.begin_drain(ORPHAN_DRAIN);
@@ -76,7 +93,7 @@ impl Ending {
 
     /// Drains, after the delay. Returns whether nothing has begun a drain before.
     pub(super) fn begin(self: &Arc<Ending>, why: &str) -> bool {
-        let is_first = !self.begun.swap(true, Ordering::AcqRel);
+        let is_first = self.begin_once();
         if is_first {
             self.drain_after_delay(why);
         }

@@ -206,6 +206,7 @@ fn serve(
     say_ready(&targets, &admin_at, &mut io::stdout().lock());
     systemd::ready(targets.len());
     let drained = ending.server.wait();
+    operations.upgrader.end();
     end_of_signals.close();
     if let Some(admin) = &ending.admin {
         admin.close();

@@ -554,8 +554,12 @@ pub(crate) struct Taker(Arc<Shared>);
 #[cfg(feature = "daemon")]
 impl Taker {
     /// A place for a connection of this peer, if there is one: under the limit of connections and that
-    /// of its address.
+    /// of its address. A server that ends has none.
     pub(crate) fn place(&self, peer: Peer) -> Option<Permit> {
+        let mailboxes = &self.0.mailboxes;
+        if mailboxes.ordered_end(0).is_some() || mailboxes.retires() {
+            return None;
+        }
         let mut permit = self.0.permits.try_take()?;
         permit.mark_used();
         permit.count_address(peer).then_some(permit)

@@ -35,7 +35,7 @@ const LOOKS: u32 = 4096;
 /// When all connections have been looked at, those that are left are looked at again after this time,
 /// and after twice as long each time that none has moved.
 const AGAIN_MIN: Duration = Duration::from_millis(5);
-const AGAIN_MAX: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(30);
 
 /// The moves of a worker that retires.
 pub(super) struct Handover {
@@ -156,7 +156,10 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.established -= 1;
         self.counters.connections.set(self.established);
         self.counters.handed_over.add(1);
-        if let Some(summary) = context.summary() {
+        if let Some(summary) = context.summary()
+            && log::log_enabled!(log::Level::Debug)
+            && self.is_sampled(context.id)
+        {
             log::debug!("hand over {summary}");
         }
         drop(socket);

@@ -193,7 +193,7 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     /// Whether the log has the lines of this connection: those of its begin and of its end, or
     /// neither. Ids are mixed, because those of one worker differ in few bits.
-    fn is_sampled(&self, id: ConnectionId) -> bool {
+    pub(super) fn is_sampled(&self, id: ConnectionId) -> bool {
         let mixed = id.to_bits().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         mixed.is_multiple_of(self.rules.log_sample.into())
     }

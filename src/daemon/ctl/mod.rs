@@ -100,7 +100,7 @@ enum Command {
     /// Read the settings again, as SIGHUP does
     Reload,
     /// Replace the daemon by a new process of the same command line, as SIGUSR2 does, and wait until
-    /// the new one serves; connections stay with the old one until they end
+    /// the new one serves; connections move to it, and those that cannot stay with the old one
     Upgrade,
 }
 

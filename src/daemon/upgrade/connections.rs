@@ -159,7 +159,11 @@ impl Lines {
             let thread = thread::Builder::new()
                 .name(format!("take over {worker}"))
                 .stack_size(crate::daemon::HELPER_STACK_BYTES)
-                .spawn(move || while take_over(&channel, worker, &listeners, &taker) {})?;
+                .spawn(move || {
+                    while take_over(&channel, worker, &listeners, &taker) {}
+                    // The other process does not wait for a reply that will not come.
+                    channel.shut_down();
+                })?;
             lines.threads.push(thread);
         }
         Ok(lines)
@@ -179,6 +183,8 @@ impl Drop for Lines {
 fn take_over(channel: &Channel, worker: usize, listeners: &[String], taker: &Taker) -> bool {
     let Ok(Some((batch, sockets))) = channel.receive::<Vec<Record>>(None) else { return false };
     if batch.len() != sockets.len() {
+        let (all, came) = (batch.len(), sockets.len());
+        log::warn!("of {all} connections {came} came: too few open files; the others stay");
         return false;
     }
     let place = |record: Record| -> Option<(Facts, Permit)> {

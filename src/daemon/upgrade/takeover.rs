@@ -149,7 +149,10 @@ impl Takeover {
         let ready = Reply::Ready { taken: std::mem::take(&mut self.taken) };
         let said = self.channel.send(&ready, &[]);
         let go = said.and_then(|()| self.channel.receive::<Go>(None));
+        // Nothing ends this process from here on until it says that it serves.
+        let no_end = ending.postpone();
         match go {
+            _ if no_end.is_none() => return Err("the new process is to end".to_owned()),
             Ok(Some(_)) => {}
             Ok(None) => log::warn!("process {} has ended during the upgrade", self.process),
             Err(error) => return Err(format!("the upgrade has no end: {error}")),
@@ -161,17 +164,22 @@ impl Takeover {
         }
         // If nobody hears it, nobody else serves.
         let _ = self.channel.send(&Reply::Serving, &[]);
-        let (taker, operations, channel) = (server.taker(), operations.clone(), self.channel);
+        drop(no_end);
+        // The service manager knows of this process when they come.
+        let Ok(Some((Moves, lines))) = self.channel.receive::<Moves>(Some(MOVES_TIME)) else {
+            return Ok(());
+        };
+        let (taker, operations) = (server.taker(), operations.clone());
         let follow = move || {
-            let Ok(Some((Moves, lines))) = channel.receive::<Moves>(Some(MOVES_TIME)) else {
-                return;
-            };
             let upgrader = &operations.upgrader;
             match Lines::take_over(lines, upgrader.listeners(), &taker) {
                 Ok(lines) => upgrader.keep_lines(lines),
                 Err(error) => log::warn!("the connections stay with the old process: {error}"),
             }
         };
-        spawn("lines", follow).map_err(|failure| failure.text)
+        if let Err(failure) = spawn("lines", follow) {
+            log::warn!("the connections stay with the old process: {}", failure.text);
+        }
+        Ok(())
     }
 }

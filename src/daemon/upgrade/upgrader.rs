@@ -39,7 +39,7 @@ pub(in crate::daemon) struct Upgrader {
     listeners: Vec<String>,
     /// The lines of the process that this one has replaced.
     lines: Mutex<Option<Lines>>,
-    /// Locked during an upgrade.
+    /// Locked during an upgrade, and from the end of the daemon on.
     upgrades: Mutex<Upgrades>,
 }
 
@@ -64,6 +64,12 @@ impl Upgrader {
         };
         upgrader.show(upgrades);
         upgrader
+    }
+
+    /// Waits for the end of an upgrade that is under way, which the end of the daemon stops. No other
+    /// one begins: what it started would have no parent.
+    pub(in crate::daemon) fn end(&self) {
+        std::mem::forget(self.upgrades.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Starts a new process, and leaves the listeners to it once it is ready. Returns a line about it.
@@ -150,21 +156,15 @@ impl Upgrader {
             Reply::Ready { taken } => taken,
             other => return Err(format!("the new process has sent {other:?}")),
         };
-        if self.ending.has_begun() {
-            return Err(ENDING.to_owned());
-        }
-        // Before the new process says that it is ready, or it would not be believed.
-        systemd::main_process(new.id());
+        let _no_end = self.ending.postpone().ok_or_else(|| ENDING.to_owned())?;
         let begun = own.send(&Go, &[]).map_err(|error| error.to_string());
         let serving = begun.and_then(|()| self.reply(&own, &mut new, Instant::now() + GO_TIME));
-        match serving {
-            Ok(Reply::Serving) => {}
-            other => {
-                systemd::main_process(std::process::id());
-                other?;
-                return Err("the new process does not begin".to_owned());
-            }
-        }
+        let Reply::Serving = serving? else {
+            return Err("the new process does not begin".to_owned());
+        };
+        // From here on the service manager believes the new process, and this one no more. The new one
+        // says that it is ready after `Moves`.
+        systemd::main_process(new.id());
         systemd::be_silent();
         let (id, connections) = (new.id(), server.stats().total().connections);
         let text = format!(

@@ -185,11 +185,11 @@ impl Layer for Plain {
 
     fn state(&self, _: u64, _: Peer, _: &Pool) {}
 
-    #[inline(always)]
     fn can_move(&self, _: &()) -> bool {
         true
     }
 
+    #[inline(always)]
     fn begin(&mut self, (): &mut (), _: &Pool) -> Result<(), CloseReason> {
         Ok(())
     }
