@@ -118,16 +118,17 @@ fn a_line_that_is_too_slow_drops_what_does_not_fit_in_its_queue() {
     if !can_link() {
         return;
     }
-    // 1028 bytes each, so about 122 per second; 400 are sent within 400 ms.
-    let flags = "--rate 1mbit/100mbit --limit 20/1000";
+    // 1028 bytes each, so about 12 per second; 400 are sent within 400 ms.
+    let flags = "--rate 100kbit/100mbit --limit 5/1000";
     let load = "-c 1 -t 1 -n 400 -R 1k -l 1000 -p 1024 --timeout 3s";
     let (found, told) = measure("link-queue", flags, "udp", load);
     let dropped = of(&told, "/there/packets_dropped");
     assert_eq!(of(&found, "/datagrams/lost"), dropped, "{told}");
-    // The queue, what is sent meanwhile, and however long a busy machine takes to send them.
-    assert!((100..=380).contains(&dropped), "{told}");
+    // All but the queue and what leaves it meanwhile: even if sending took 20 seconds, the line would
+    // take fewer than 300.
+    assert!((100..=395).contains(&dropped), "{told}");
     // The last of a full queue has waited for all of it.
-    assert!(of(&found, "/latency/p50_ns") > 50_000_000, "{found}");
+    assert!(of(&found, "/latency/p50_ns") > 150_000_000, "{found}");
 }
 
 #[test]

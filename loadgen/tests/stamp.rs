@@ -41,8 +41,8 @@ fn with(fate_of: Fate, count: u32) -> u64 {
     (0..count).filter(|&number| fate(number) == fate_of).count() as u64
 }
 
-/// The time that the reflector says a packet was in it, in nanoseconds.
-const RESIDENCE: u64 = 3_000_000;
+/// The time that the reflector says a packet was in it, in nanoseconds. No round trip takes as long.
+const RESIDENCE: u64 = 10_000_000_000;
 
 /// A reflector on a thread of its own, until it is dropped. Written from the RFC, without the code of
 /// the one that is served.
@@ -182,7 +182,7 @@ fn each_loss_and_each_double_is_found_in_its_direction() {
             assert!(residence.abs_diff(RESIDENCE) < RESIDENCE / 500, "{key}: {residence}");
         }
         // It is said to be longer than the whole round trip.
-        assert_eq!(count(&stamp["round_trip"]["p50_ns"]), 0);
+        assert_eq!(count(&stamp["round_trip"]["max_ns"]), 0);
         assert_eq!(stamp["clocks_agree"], false);
     }
 }
