@@ -79,6 +79,7 @@ pub fn distinct(nth: u64) -> Report {
     let thread = |part: u64| ThreadUse {
         running: Duration::from_millis(count(131 + part)),
         waiting: Duration::from_millis(count(333 + part)),
+        waiting_unknown: false,
         polling: Duration::from_millis(count(335 + part)),
         switches_voluntary: count(137 + part),
         switches_involuntary: count(139 + part),

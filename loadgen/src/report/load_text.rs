@@ -132,7 +132,7 @@ fn tls_lines(report: &Report, tls: &TlsRecords) -> Vec<Line> {
         }
     }
     if report.plan.tls.as_ref().is_some_and(|plan| plan.options.client.insecure) {
-        lines.push(Line::detail("Certificates: not verified (insecure=on)"));
+        lines.push(Line::always("Certificates: not verified (insecure=on)"));
     }
     let failed = tls.failed.iter();
     lines.extend(

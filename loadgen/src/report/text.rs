@@ -252,7 +252,7 @@ fn whole_time(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{mismatch, report};
+    use super::super::tests::{mismatch, plan, report};
     use super::*;
     use crate::plan::{Limit, Shortfall};
     use crate::stats::loss::Loss;
@@ -349,12 +349,17 @@ Verdict
         };
         warns(refused, "\nLimit: ");
         warns(refused, "\nConnects that took a second or more: 1: ");
+        let insecure = |report: &mut Report| {
+            report.plan = std::sync::Arc::new(plan("tls://127.0.0.1:7?insecure=on -c 2"));
+            report.records.tls = Some(Box::default());
+        };
+        warns(insecure, "\nCertificates: not verified (insecure=on)");
     }
 
     #[test]
     fn the_verdict_of_an_open_loop_says_how_much_of_the_latency_is_its_own() {
         let mut report = report();
-        report.plan = std::sync::Arc::new(super::super::tests::plan("127.0.0.1:7 -c 2 -R 1k"));
+        report.plan = std::sync::Arc::new(plan("127.0.0.1:7 -c 2 -R 1k"));
         report.records.thread_uses.iter_mut().for_each(|used| used.waiting = Duration::ZERO);
         report.records.own_lag.record_n(66_000, 1_000).expect("in bounds");
         assert_eq!(
@@ -365,6 +370,24 @@ Verdict
         report.records.own_lag.record_n(900_000, 2).expect("in bounds");
         let sentence = report.verdict_sentence();
         assert!(sentence.ends_with("of its own; beyond p99 they are partly its own"), "{sentence}");
+    }
+
+    #[test]
+    fn a_generator_has_time_to_spare_if_no_thread_waited() {
+        let mut report = report();
+        let uses = &mut report.records.thread_uses;
+        // The busiest thread did not wait; another one was kept from running.
+        uses[0].running = Duration::from_millis(900);
+        (uses[0].waiting, uses[1].running) = (Duration::ZERO, Duration::ZERO);
+        uses[1].waiting = Duration::from_millis(400);
+        let sentence = report.verdict_sentence();
+        assert!(sentence.contains("waited for a processor 40 % of the time"), "{sentence}");
+        report.records.thread_uses[1].waiting = Duration::ZERO;
+        let sentence = report.verdict_sentence();
+        assert!(sentence.contains("had time to spare"), "{sentence}");
+        report.records.thread_uses[1].waiting_unknown = true;
+        let sentence = report.verdict_sentence();
+        assert!(sentence.contains("is unknown") && !sentence.contains("spare"), "{sentence}");
     }
 
     #[test]

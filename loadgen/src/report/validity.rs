@@ -120,12 +120,11 @@ fn saturation_limit(records: &Records) -> Option<String> {
 fn waiting_limit(records: &Records) -> Option<String> {
     let sent_late = records.send_lag.value_at_quantile(0.99) > BEHIND.as_nanos() as u64;
     let behind = sent_late || records.never_sent * 100 > records.offered;
-    let shares = records.thread_uses.iter().map(|used| records.share(used, used.waiting));
-    let waited = shares.reduce(f64::max)?;
+    let waited = records.waiting_share_max()?;
     (behind && waited >= KEPT_FROM_RUNNING).then(|| {
         format!(
             "requests were late while a thread waited for a processor {:.0} % of the time",
-            waited.min(1.0) * 100.0
+            waited * 100.0
         )
     })
 }

@@ -180,7 +180,8 @@ impl Report {
     fn worth(&self) -> Vec<String> {
         let Report { plan, records, .. } = self;
         let mut notes: Vec<_> = self.as_many_as_possible().into_iter().collect();
-        notes.push(match (self.generator_busy() >= SATURATED, self.generator_waiting()) {
+        let waiting = records.waiting_share_max().unwrap_or_default();
+        notes.push(match (self.generator_busy() >= SATURATED, waiting) {
             (true, _) => "the generator was busy all the time, so the rate is at least partly its \
                           own limit, and latencies include its queueing"
                 .into(),
@@ -189,6 +190,9 @@ impl Report {
                  latencies",
                 waiting * 100.0
             ),
+            (false, _) if records.thread_uses.iter().any(|used| used.waiting_unknown) => {
+                "how long the generator waited for a processor is unknown".into()
+            }
             (false, _) => "the generator had time to spare".into(),
         });
         if plan.open_loop.is_some() {

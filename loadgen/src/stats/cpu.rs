@@ -21,6 +21,8 @@ pub struct ThreadUse {
     pub running: Duration,
     /// Time in which it was ready to run and all processors were taken.
     pub waiting: Duration,
+    /// The kernel does not count waiting, so `waiting` is zero.
+    pub waiting_unknown: bool,
     /// Wall-clock time in which it polled for events and found none (`--busy-poll`). During it the
     /// thread ran or waited for a processor.
     pub polling: Duration,
@@ -48,13 +50,12 @@ impl ThreadUse {
             let time = clock_gettime(clock);
             Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
         });
-        // Zero if the kernel does not count waiting.
         let waiting = std::fs::read_to_string("/proc/thread-self/schedstat")
             .ok()
-            .and_then(|text| parse_waiting(&text))
-            .unwrap_or_default();
+            .and_then(|text| parse_waiting(&text));
+        let (waiting, waiting_unknown) = (waiting.unwrap_or_default(), waiting.is_none());
         let polling = polled_in_vain();
-        ThreadUse { span, running, waiting, polling, ..ThreadUse::default() }
+        ThreadUse { span, running, waiting, waiting_unknown, polling, ..ThreadUse::default() }
     }
 
     /// What it has used since `earlier`.
@@ -63,6 +64,7 @@ impl ThreadUse {
             span: self.span.saturating_sub(earlier.span),
             running: self.running.saturating_sub(earlier.running),
             waiting: self.waiting.saturating_sub(earlier.waiting),
+            waiting_unknown: self.waiting_unknown || earlier.waiting_unknown,
             polling: self.polling.saturating_sub(earlier.polling),
             switches_voluntary: self.switches_voluntary.saturating_sub(earlier.switches_voluntary),
             switches_involuntary: self
@@ -77,6 +79,7 @@ impl ThreadUse {
             span: self.span + other.span,
             running: self.running + other.running,
             waiting: self.waiting + other.waiting,
+            waiting_unknown: self.waiting_unknown || other.waiting_unknown,
             polling: self.polling + other.polling,
             switches_voluntary: self.switches_voluntary + other.switches_voluntary,
             switches_involuntary: self.switches_involuntary + other.switches_involuntary,

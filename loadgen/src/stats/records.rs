@@ -457,6 +457,13 @@ impl Records {
         if whole > 0.0 { time.as_secs_f64() / whole } else { 0.0 }
     }
 
+    /// The largest share of the measured period in which a thread waited for a processor. `None`: no
+    /// thread was measured.
+    pub fn waiting_share_max(&self) -> Option<f64> {
+        let shares = self.thread_uses.iter().map(|used| self.share(used, used.waiting));
+        shares.reduce(f64::max).map(|share| share.min(1.0))
+    }
+
     /// Connections that had at least one verified reply.
     pub fn served(&self) -> u64 {
         self.replies_each.iter().filter(|replies| **replies > 0).count() as u64
