@@ -13,7 +13,7 @@ use crate::exec::barrier::StartGate;
 use crate::exec::local_server::LocalServer;
 use crate::plan::machine::Machine;
 use crate::plan::shard;
-use crate::plan::{Alternatives, Plan};
+use crate::plan::{Alternatives, Plan, new_seed};
 use crate::report::Outputs;
 use crate::view::terminal::{self};
 
@@ -88,13 +88,6 @@ fn seed_of(run: &RunSpec) -> u64 {
         Some(shard) if !shard.is_whole() => 1,
         _ => new_seed(),
     }
-}
-
-/// Different for each run, so that bytes of an earlier run are detected. No larger than what every
-/// JSON reader represents exactly.
-pub fn new_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish() >> 11
 }
 
 /// Prints what the machine does not allow, and what the run does instead.

@@ -412,5 +412,12 @@ fn open_loop(spec: &RunSpec) -> Result<Option<OpenLoop>, Failure> {
     Ok(Some(OpenLoop { profile, spacing, strict: load.strict }))
 }
 
+/// Different for each run, so that bytes of an earlier run are detected. No larger than what every
+/// JSON reader represents exactly.
+pub fn new_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish() >> 11
+}
+
 #[cfg(test)]
 mod tests;

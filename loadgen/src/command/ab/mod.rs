@@ -166,7 +166,7 @@ impl Rounds {
 /// The flags contradict each other, or a run failed.
 pub fn run(args: &AbArgs) -> Result<Exit, Failure> {
     check(args)?;
-    let seed = args.run.seed.unwrap_or_else(run::new_seed);
+    let seed = args.run.seed.unwrap_or_else(crate::plan::new_seed);
     let rounds = Rounds::new(args, seed)?;
     let mut out = AbOutput::open(&args.output)?;
     let interrupted = drive::on_signals()?;

@@ -141,7 +141,7 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     let interrupted = drive::on_signals()?;
     let machine = Machine::read();
     let resolved = run::resolve(&args.run, &interrupted)?;
-    let seed = args.run.seed.unwrap_or_else(run::new_seed);
+    let seed = args.run.seed.unwrap_or_else(crate::plan::new_seed);
     let duration = args.run.duration.unwrap_or(STEP_DURATION);
     let lowest = (REQUESTS_MIN / duration.as_secs_f64()).ceil().max(1.0) as u64;
     let first = match args.run.load.rate {

@@ -140,7 +140,7 @@ impl Datagrams {
         let count = lifecycle.share.connections;
         let ring = count * remembered as usize;
         let is_stamp = matches!(lifecycle.plan.service, ServiceOptions::Stamp(_));
-        let stamp = is_stamp.then(|| Stamp::new(count, ring, lifecycle.plan.seed));
+        let stamp = is_stamp.then(|| Stamp::new(count, ring));
         let none = Sent { intended: Time::ZERO, at: Time::ZERO, fate: Fate::None };
         Ok(Datagrams {
             clients: Vec::with_capacity(count),

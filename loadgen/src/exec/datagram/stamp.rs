@@ -8,7 +8,7 @@ use echopool::internals::stamp::{
 };
 use echopool::internals::{self, ClockError, report_times_and_hop_limits, unix_now_ns};
 
-use crate::plan::{STAMP_PACKET_BYTES, STAMP_SOCKET_BYTES};
+use crate::plan::{STAMP_PACKET_BYTES, STAMP_SOCKET_BYTES, new_seed};
 use crate::stats::stamp::{Session, StampRecords, times};
 use crate::traffic::datagram::Bytes;
 
@@ -28,7 +28,7 @@ const _: () = assert!(size_of::<Packet>() <= STAMP_PACKET_BYTES as usize);
 /// The packets of a thread.
 pub(super) struct Stamp {
     error: ErrorEstimate,
-    /// Differs from run to run.
+    /// Of each thread, so that no two shards have the same. The plan's seed is the same for all.
     identifier: u16,
     /// As many as the ring of the sockets has.
     packets: Vec<Packet>,
@@ -37,12 +37,12 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    pub(super) fn new(sockets: usize, packets: usize, seed: u64) -> Stamp {
+    pub(super) fn new(sockets: usize, packets: usize) -> Stamp {
         let clock = internals::clock_error();
         let ClockError { is_synchronized, error_ns } = clock;
         Stamp {
             error: ErrorEstimate { is_synchronized, format: Format::Ntp, error_ns },
-            identifier: seed as u16 | 1,
+            identifier: new_seed() as u16 | 1,
             packets: vec![Packet::default(); packets],
             sessions: vec![Session::default(); sockets],
             records: Box::new(StampRecords::new(clock)),
