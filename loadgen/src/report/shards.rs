@@ -156,7 +156,8 @@ fn begin(run: &RunSummary) -> Option<u64> {
 }
 
 /// The objectives, judged by the latencies, rates and errors of all shards. The rate is that of the
-/// time in which all measured, if it is known.
+/// time in which all measured: there is none if they never measured at the same time. If that time or
+/// the replies in it are unknown, it is the sum of the shards' own rates.
 fn objectives(runs: &[Saved], latency: &Histogram<u64>) -> Vec<ObjectiveResult> {
     let sum = |of: fn(&RunSummary) -> u64| runs.iter().map(|saved| of(&saved.run)).sum::<u64>();
     let unfinished =
@@ -166,8 +167,11 @@ fn objectives(runs: &[Saved], latency: &Histogram<u64>) -> Vec<ObjectiveResult> 
         latency,
         unfinished: &lowest(latency, unfinished),
         generator_late: runs.iter().any(|saved| saved.run.verdict == Verdict::GeneratorLimited),
-        rate: rate_together(runs)
-            .or_else(|| Some(runs.iter().map(|saved| saved.run.requests_per_second).sum())),
+        rate: match Common::of(runs) {
+            Some(common) if common.length_ns() == 0 => None,
+            _ => rate_together(runs)
+                .or_else(|| Some(runs.iter().map(|saved| saved.run.requests_per_second).sum())),
+        },
         errors: sum(|run| run.mismatched_connections)
             + runs.iter().map(|saved| errors(&saved.run)).sum::<u64>(),
     };
@@ -340,6 +344,14 @@ pub mod tests {
             "a hundred of the faster half may have been slower"
         );
         assert_eq!(met(&[with(0, 4_000_000, 0), with(1, 5_000_000, 0)]), expected((false, false)));
+
+        let rate_is_met = |began_unix_ns| {
+            let mut second = with(1, 5_000_000, 0);
+            second.run.began_unix_ns = began_unix_ns;
+            met(&[with(0, 1_000_000, 0), second])[1].1
+        };
+        assert!(rate_is_met(None), "when it ran is unknown");
+        assert!(!rate_is_met(Some(2_000_000_000_000)), "they did not run at the same time");
     }
 
     #[test]
