@@ -2,8 +2,8 @@
 //!
 //! Each shard makes a file when its connections are established. When all files are there, shard 0
 //! writes the file `begin` with the time of the common begin. Each shard that has read it removes its
-//! own file, and when all are gone, shard 0 removes `begin`. So the directory is empty afterwards.
-//! Files do not tell how clocks stand to each other, so the clocks must agree.
+//! own file, and whichever removes the last one also removes `begin`. So the directory is empty
+//! afterwards. Files do not tell how clocks stand to each other, so the clocks must agree.
 
 use std::fs;
 use std::io::{self, Write};
@@ -38,12 +38,30 @@ impl FileBarrier {
     /// # Errors
     /// They did not come in time, or the directory cannot be used.
     pub fn wait(&self) -> Result<Begin, String> {
-        let ours = self.file(self.shard.index);
-        self.make(&ours)?;
+        self.make(&self.file(self.shard.index))?;
         let begin = if self.shard.index == 0 { self.host() } else { self.join() };
-        // It may have been removed by somebody else.
-        let _ = fs::remove_file(&ours);
+        self.leave();
         begin
+    }
+
+    /// Removes the shard's file, and `begin` with the last one. Either may have been removed by
+    /// somebody else.
+    fn leave(&self) {
+        let _ = fs::remove_file(self.file(self.shard.index));
+        if self.missing().len() as u64 == self.shard.count {
+            let _ = fs::remove_file(self.directory.join(BEGIN));
+        }
+    }
+
+    /// Shards without a file.
+    fn missing(&self) -> Vec<u64> {
+        self.refresh();
+        (0..self.shard.count).filter(|index| !self.file(*index).exists()).collect()
+    }
+
+    /// A client of NFS remembers which files are missing until it opens the directory again.
+    fn refresh(&self) {
+        let _ = fs::read_dir(&self.directory);
     }
 
     /// The file of a shard. Its name has everything in which the shards of a run are equal.
@@ -54,6 +72,7 @@ impl FileBarrier {
     }
 
     fn make(&self, path: &Path) -> Result<(), String> {
+        self.refresh();
         let begin = self.directory.join(BEGIN);
         let made = match begin.exists() {
             true => Err((begin, io::ErrorKind::AlreadyExists.into())),
@@ -76,10 +95,7 @@ impl FileBarrier {
 
     /// Shard 0: waits for all others, and says when to begin.
     fn host(&self) -> Result<Begin, String> {
-        let missing = || {
-            (1..self.shard.count).filter(|index| !self.file(*index).exists()).collect::<Vec<_>>()
-        };
-        while let missing @ [_, ..] = &missing()[..] {
+        while let missing @ [_, ..] = &self.missing()[..] {
             if Instant::now() >= self.deadline {
                 return Err(super::barrier::who_is_missing(
                     self.shard.count,
@@ -96,13 +112,6 @@ impl FileBarrier {
         files::replace(&begin, format!("{}\n", since.as_nanos()).as_bytes())
             .and_then(|mut file| file.flush())
             .map_err(|error| format!("cannot write {}: {error}", begin.display()))?;
-        // All have read it when their files are gone. Who is late says so itself.
-        while missing().len() as u64 + 1 < self.shard.count && SystemTime::now() < at {
-            thread::sleep(RETRY);
-        }
-        if missing().len() as u64 + 1 == self.shard.count {
-            let _ = fs::remove_file(&begin);
-        }
         Ok(Begin { at, clock: None })
     }
 
@@ -110,6 +119,7 @@ impl FileBarrier {
     fn join(&self) -> Result<Begin, String> {
         let begin = self.directory.join(BEGIN);
         loop {
+            self.refresh();
             // A file that is being written has no end of its line.
             let text = fs::read_to_string(&begin).unwrap_or_default();
             if let Some(line) = text.strip_suffix('\n') {
@@ -157,20 +167,24 @@ mod tests {
         }
     }
 
+    fn barrier(directory: &Directory, index: u64, count: u64, seconds: u64) -> FileBarrier {
+        let timeout = Duration::from_secs(seconds);
+        FileBarrier {
+            directory: directory.0.clone(),
+            deadline: Instant::now() + timeout,
+            timeout,
+            shard: Shard { index, count },
+            seed: 1,
+        }
+    }
+
     fn spawn(
         directory: &Directory,
         index: u64,
         count: u64,
         seconds: u64,
     ) -> thread::JoinHandle<Result<Begin, String>> {
-        let timeout = Duration::from_secs(seconds);
-        let barrier = FileBarrier {
-            directory: directory.0.clone(),
-            deadline: Instant::now() + timeout,
-            timeout,
-            shard: Shard { index, count },
-            seed: 1,
-        };
+        let barrier = barrier(directory, index, count, seconds);
         thread::spawn(move || barrier.wait())
     }
 
@@ -191,6 +205,20 @@ mod tests {
             assert!(first.clock.is_none(), "clocks are not compared");
             assert_eq!(directory.files(), 0);
         }
+    }
+
+    /// However late that is: shard 0 does not wait for it.
+    #[test]
+    fn the_last_to_leave_removes_the_begin() {
+        let directory = Directory::new("last");
+        let last = barrier(&directory, 2, 3, 60);
+        last.make(&last.file(2)).expect("a new file");
+        for shard in [0, 1].map(|index| spawn(&directory, index, 3, 60)) {
+            shard.join().unwrap().expect("all have come");
+        }
+        assert!(directory.0.join(BEGIN).exists() && last.join().is_ok(), "one has not read it");
+        last.leave();
+        assert_eq!(directory.files(), 0);
     }
 
     #[test]
