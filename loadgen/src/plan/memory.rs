@@ -60,7 +60,7 @@ pub const DATAGRAM_SOCKET_BYTES: u64 = 192;
 pub const DATAGRAM_BYTES: u64 = 24;
 
 /// The same in addition, if the target is a STAMP reflector.
-pub const STAMP_SOCKET_BYTES: u64 = 128;
+pub const STAMP_SOCKET_BYTES: u64 = 136;
 pub const STAMP_PACKET_BYTES: u64 = 24;
 
 /// The share of one thread.

@@ -251,12 +251,11 @@ fn datagrams(counts: &DatagramRecords) -> DatagramCounts {
 }
 
 fn stamp_summary(report: &Report, stamp: &StampRecords) -> StampSummary {
-    let is_stateful = super::stamp::is_stateful(report);
     let reason = stamp.disagreement();
-    let directions = &stamp.directions;
+    let directions = super::stamp::directions(report, stamp);
     let direction = |at: usize| StampDirection {
-        lost: is_stateful.then_some(directions.lost[at]),
-        duplicated: is_stateful.then_some(directions.doubled[at]),
+        lost: directions.map(|directions| directions.lost[at]),
+        duplicated: directions.map(|directions| directions.doubled[at]),
         delay: reason.is_none().then(|| Distribution::new(&stamp.delay[at])),
         variation: Distribution::new(&stamp.variation[at]),
         jitter_ns: stamp.jitter(at),
@@ -267,7 +266,7 @@ fn stamp_summary(report: &Report, stamp: &StampRecords) -> StampSummary {
         residence: Distribution::new(&stamp.residence),
         there: direction(0),
         back: direction(1),
-        lost_unknown: is_stateful.then_some(directions.lost_unknown),
+        lost_unknown: directions.map(|directions| directions.lost_unknown),
         clocks_agree: reason.is_none(),
         clocks_reason: reason.map(str::to_owned),
         clock_error_ns: stamp.error_ns,

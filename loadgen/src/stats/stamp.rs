@@ -8,6 +8,10 @@ use hdrhistogram::Histogram;
 use super::datagram::Jitter;
 use super::records::{histogram_bytes, latency_histogram};
 
+/// A newer packet's number of the reflector is at most this far behind its highest one, however much
+/// the network reorders.
+const REORDERED_MAX: u64 = 1_000;
+
 /// Added to the difference of two clocks, which can be negative, where only its changes count.
 const BIAS: i64 = 1 << 62;
 
@@ -54,6 +58,10 @@ pub struct Session {
     answered_to: u64,
     doubled_there: u64,
     doubled_back: u64,
+    /// Number 0 has come back.
+    has_begun: bool,
+    /// The reflector has forgotten the session, and began again with number 0.
+    began_anew: bool,
     /// The differences of the last reply, in each direction.
     last: Option<[i64; 2]>,
     jitter: [Jitter; 2],
@@ -63,6 +71,10 @@ impl Session {
     /// A reply to packet `number`, to which the reflector gave the number `reflected`. `earlier`: that
     /// of an earlier reply to the same packet.
     pub fn reply(&mut self, number: u64, reflected: u64, earlier: Option<u64>) {
+        let is_newest = number >= self.answered_to;
+        let fell_back = reflected + REORDERED_MAX < self.reflected_to;
+        self.began_anew |= is_newest && (fell_back || self.has_begun && reflected == 0);
+        self.has_begun |= reflected == 0;
         self.answered_to = self.answered_to.max(number + 1);
         self.reflected_to = self.reflected_to.max(reflected + 1);
         if earlier == Some(reflected) {
@@ -110,6 +122,9 @@ pub struct StampRecords {
     pub directions: Directions,
     /// Whether a reply had another number than its packet. A stateless reflector gives none.
     pub has_own_numbers: bool,
+    /// Whether the reflector has forgotten a session and numbered its replies from 0 again, so that
+    /// `directions` mean nothing.
+    pub numbers_began_anew: bool,
     /// Whether this machine's clock is synchronized, and whether all replies said so of theirs.
     pub own_synchronized: bool,
     pub reflector_synchronized: bool,
@@ -134,6 +149,7 @@ impl StampRecords {
             jitter_sockets: 0,
             directions: Directions::default(),
             has_own_numbers: false,
+            numbers_began_anew: false,
             own_synchronized: clock.is_synchronized,
             reflector_synchronized: true,
             is_utc: true,
@@ -172,6 +188,7 @@ impl StampRecords {
         let Session { reflected_to, received, answered_to, doubled_there, doubled_back, .. } =
             *session;
         let reflected = reflected_to.saturating_sub(doubled_there);
+        self.numbers_began_anew |= session.began_anew;
         let directions = &mut self.directions;
         directions.lost[0] += answered_to.saturating_sub(reflected);
         directions.lost[1] += reflected_to.saturating_sub(received);
@@ -206,6 +223,7 @@ impl StampRecords {
         }
         self.jitter_sockets += other.jitter_sockets;
         self.has_own_numbers |= other.has_own_numbers;
+        self.numbers_began_anew |= other.numbers_began_anew;
         self.own_synchronized &= other.own_synchronized;
         self.reflector_synchronized &= other.reflector_synchronized;
         self.is_utc &= other.is_utc;
@@ -318,6 +336,29 @@ mod tests {
         sum.merge(&records);
         let twice = Directions { lost: [2, 2], lost_unknown: 4, doubled: [2, 2] };
         assert_eq!(sum.directions, twice);
+    }
+
+    #[test]
+    fn a_reflector_that_has_forgotten_the_session_is_noticed() {
+        let began_anew = |replies: &[(u64, u32)]| {
+            let mut session = Session::default();
+            for &(number, reflected) in replies {
+                session.reply(number, session.reflected(reflected), None);
+            }
+            let mut records = StampRecords::new(CLOCK);
+            records.end(&session, 10_000);
+            let mut sum = StampRecords::new(CLOCK);
+            sum.merge(&records);
+            sum.numbers_began_anew
+        };
+        assert!(began_anew(&[(0, 0), (1, 1), (2, 0)]));
+        assert!(began_anew(&[(0, 0), (5_000, 4_000), (5_001, 0)]));
+        assert!(began_anew(&[(9, 5), (5_000, 4_000), (5_009, 7)]), "the first replies were lost");
+        // Doubled, late, or overtaken by as much as can be.
+        assert!(!began_anew(&[(0, 0), (0, 0), (1, 1), (0, 0), (2, 2)]));
+        assert!(!began_anew(&[(1, 0), (0, 1), (2, 2)]));
+        assert!(!began_anew(&[(1, 1), (2, 2), (5, 0), (6, 3)]));
+        assert!(!began_anew(&[(4_000, 4_000), (4_001, 3_001), (9, 9)]));
     }
 
     #[test]

@@ -505,7 +505,7 @@ pub struct StampSummary {
     /// The way back.
     pub back: StampDirection,
     /// Packets after the last one with a reply, which may have been lost in either direction; null
-    /// unless the reflector is stateful.
+    /// unless the reflector is stateful, and if its numbers began anew.
     pub lost_unknown: Option<u64>,
     /// Whether both clocks are synchronized, as they say, and no delay contradicts it.
     pub clocks_agree: bool,
@@ -518,9 +518,11 @@ pub struct StampSummary {
 /// One direction of the packets of a STAMP session.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct StampDirection {
-    /// Packets that were lost in this direction; null unless the reflector is stateful.
+    /// Packets that were lost in this direction; null unless the reflector is stateful, and if its
+    /// numbers began anew.
     pub lost: Option<u64>,
-    /// Packets that were doubled in this direction; null unless the reflector is stateful.
+    /// Packets that were doubled in this direction; null unless the reflector is stateful, and if
+    /// its numbers began anew.
     pub duplicated: Option<u64>,
     /// The delay; null unless the clocks agree.
     pub delay: Option<Distribution>,
