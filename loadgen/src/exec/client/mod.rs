@@ -267,7 +267,7 @@ impl Service for Client {
             Phase::Measuring => {
                 self.lifecycle.at_work(turn.now());
                 let next = self.measure(turn);
-                self.lifecycle.stalls.idle_until(next);
+                self.lifecycle.stalls.idle_until(next, turn.now());
                 next
             }
             Phase::Draining(give_up) => self.drain(turn, give_up),

@@ -34,7 +34,7 @@ impl Datagrams {
             Phase::Measuring => {
                 self.lifecycle.at_work(now);
                 let next = self.measure(now);
-                self.lifecycle.stalls.idle_until(next);
+                self.lifecycle.stalls.idle_until(next, now);
                 Some(next)
             }
             Phase::Draining(give_up) => self.drain(now, give_up),

@@ -183,7 +183,7 @@ impl Lifecycle {
         let until = schedule.map_or(Time::ZERO, |nanos| start + Duration::from_nanos(nanos));
         self.period = Period { record_from, end, until };
         self.phase = Phase::Measuring;
-        self.stalls.idle_until(start);
+        self.stalls.idle_until(start, start);
         self.records.began = record_from;
         self.intervals.begin(record_from);
         Ok(start)

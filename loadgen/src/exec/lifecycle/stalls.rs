@@ -39,9 +39,10 @@ impl Stalls {
         longest: Duration::ZERO,
     };
 
-    /// The thread has nothing to do until this time, unless an event occurs.
-    pub fn idle_until(&mut self, due: Time) {
-        self.due = due;
+    /// The thread has nothing to do until this time, unless an event occurs. If the time has passed,
+    /// work has been due since now: the thread was not late before.
+    pub fn idle_until(&mut self, due: Time, now: Time) {
+        self.due = due.max(now);
     }
 
     /// The thread works. `oldest`: the intended time of the oldest unsent request.
@@ -104,7 +105,7 @@ mod tests {
     /// Idle until 10 ms, and back at 310 ms.
     fn stalled() -> Stalls {
         let mut stalls = Stalls::NONE;
-        stalls.idle_until(at(10_000));
+        stalls.idle_until(at(10_000), Time::ZERO);
         at_work(&mut stalls, 310_000);
         stalls
     }
@@ -144,11 +145,24 @@ mod tests {
     fn a_turn_is_late_by_the_stall_before_it() {
         let mut stalls = Stalls::NONE;
         assert_eq!(stalls.late(at(500)), Duration::ZERO);
-        stalls.idle_until(at(10_000));
+        stalls.idle_until(at(10_000), Time::ZERO);
         let late = [9_000, 10_000, 10_999, 11_000, 310_000].map(|now| stalls.late(at(now)));
         assert_eq!(late.map(|late| late.as_micros()), [0, 0, 0, 1_000, 300_000]);
         at_work(&mut stalls, 310_000);
         assert_eq!(stalls.late(at(310_500)), Duration::ZERO);
+    }
+
+    /// A check of all clients stays due for many turns, each of which works.
+    #[test]
+    fn work_that_has_been_due_for_long_is_no_stall_while_turns_follow_each_other() {
+        let mut stalls = Stalls::NONE;
+        for now in (10_000..300_000).step_by(800) {
+            at_work(&mut stalls, now);
+            stalls.idle_until(at(10_000), at(now));
+        }
+        assert_eq!(stalls.take_longest(), Duration::ZERO);
+        at_work(&mut stalls, 305_000);
+        assert!(stalls.take_longest() >= Duration::from_millis(5), "this one was late");
     }
 
     #[test]
@@ -165,7 +179,7 @@ mod tests {
         let mut stalls = Stalls::NONE;
         at_work(&mut stalls, 1);
         for now in (1_000..50_000).step_by(500) {
-            stalls.idle_until(at(now + 400));
+            stalls.idle_until(at(now + 400), at(now));
             at_work(&mut stalls, now + 300);
             at_work(&mut stalls, now + 500);
             assert_eq!(own(&mut stalls, now + 500, now + 1), 50);
@@ -180,7 +194,7 @@ mod tests {
         at_work(&mut stalls, 410_100);
         assert_eq!(own(&mut stalls, 410_200, 21_000), 389_200);
         assert_eq!(own(&mut stalls, 410_300, 410_000), 300);
-        stalls.idle_until(at(600_000));
+        stalls.idle_until(at(600_000), Time::ZERO);
         at_work(&mut stalls, 620_000);
         assert_eq!(own(&mut stalls, 620_100, 100_000), 20_000, "the earlier ones are over");
     }
@@ -191,7 +205,7 @@ mod tests {
             let mut stalls = stalled();
             assert_eq!(own(&mut stalls, 310_100, 10_000), 300_000);
             // The server is slow, and the thread is idle until it checks its connections.
-            stalls.idle_until(at(360_000));
+            stalls.idle_until(at(360_000), Time::ZERO);
             stalls.at_work(at(363_000), || at(oldest));
             assert_eq!(own(&mut stalls, 420_000, 50_000), expected);
         }
