@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::base::endpoint::{Endpoint, lacks_zone};
 use crate::base::units::show_size;
+use crate::buffer::room;
 #[cfg(feature = "tls")]
 pub use crate::tls::TlsError;
 
@@ -268,7 +269,9 @@ impl fmt::Display for StartError {
                  (`buffers`, `max_connections`, `workers`, options of the service), or allow more (ulimit -v)",
                 show_size(*needed)
             ),
-            StartError::Resource { what, error } => write!(f, "cannot make {what}: {error}"),
+            StartError::Resource { what, error } => {
+                write!(f, "cannot make {what}: {error}{}", room::remedy(error))
+            }
         }
     }
 }

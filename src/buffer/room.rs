@@ -34,9 +34,28 @@ pub(crate) fn check(bytes: u64) -> io::Result<()> {
     unsafe { munmap(at, bytes) }.map_err(io::Error::from)
 }
 
+/// What to do about an error of a start that had no memory or no thread, to be appended to its text.
+/// The system reports a thread without memory for its stack like one thread too many (EAGAIN).
+pub(crate) fn remedy(error: &io::Error) -> &'static str {
+    let is_refused = matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock);
+    if is_refused {
+        "; allow more memory (ulimit -v) or threads (ulimit -u, or TasksMax= in the systemd unit)"
+    } else {
+        ""
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_the_system_refuses_has_a_remedy() {
+        for error in [rustix::io::Errno::AGAIN, rustix::io::Errno::NOMEM] {
+            assert!(remedy(&error.into()).contains("(ulimit -v)"), "{error}");
+        }
+        assert_eq!(remedy(&rustix::io::Errno::PERM.into()), "");
+    }
 
     #[test]
     fn what_no_address_space_has_room_for_is_an_error() {

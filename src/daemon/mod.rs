@@ -127,7 +127,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let log = match Logger::start(cli.log, cli.log_format, cli.log_limit) {
         Ok(log) => log,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "echopool: cannot start the log: {error}");
+            let remedy = room::remedy(&error);
+            let _ = writeln!(io::stderr(), "echopool: cannot start the log: {error}{remedy}");
             return ExitCode::from(FAILED);
         }
     };
@@ -182,8 +183,10 @@ fn serve(
 
     let targets = targets(server.local_endpoints(), options.clone().into_iter().zip(listeners));
     let admin = admin.map(|listener| listener.targets(targets.clone()).serve(&server)).transpose();
-    let admin = admin
-        .map_err(|error| Failure::new(format_args!("cannot serve the admin address: {error}")))?;
+    let admin = admin.map_err(|error| {
+        let remedy = room::remedy(&error);
+        Failure::new(format_args!("cannot serve the admin address: {error}{remedy}"))
+    })?;
     let admin_at = admin.as_ref().map_or(&[][..], Admin::endpoints).to_owned();
     let ending = Arc::new(Ending::new(server, admin, cli.end_times()));
     let upgrades = takeover.as_ref().map_or_else(Default::default, |takeover| takeover.upgrades);
@@ -273,7 +276,10 @@ fn start_threads(
 }
 
 fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-    let refused = |error| Failure::new(format_args!("cannot start the thread '{name}': {error}"));
+    let refused = |error| {
+        let remedy = room::remedy(&error);
+        Failure::new(format_args!("cannot start the thread '{name}': {error}{remedy}"))
+    };
     room::check(HELPER_STACK_BYTES as u64).map_err(refused)?;
     thread::Builder::new()
         .name(name.to_owned())

@@ -17,7 +17,7 @@ fn walk(listen: &str) {
         match code {
             Some(0) if is_ready => started += 1,
             Some(1) if stderr.contains("the sum of memory (") => summed += 1,
-            Some(1) if stderr.contains("out of memory") => refused += 1,
+            Some(1) if stderr.contains("(ulimit -v)") => refused += 1,
             // The loader had no room for the program itself.
             _ if refused + summed + started == 0 && !stderr.contains("memory allocation") => {}
             other => panic!("{other:?} at ulimit -v {kib}: {stdout}{stderr}"),
