@@ -186,7 +186,7 @@ fn a_thousand_connections_are_held_in_bounds_and_echoes_and_requests_go_on() {
     // The daemon takes as many clients as the limit of open files allows, beside the admin address.
     let mut daemon =
         Daemon::start_under("ulimit -n 300", &[&ADMIN[..], &["--workers", "1"]].concat());
-    let limits = daemon.lines_with("limits: ").pop().expect("the limits");
+    let limits = daemon.wait_lines(1, "limits: ").pop().expect("the limits");
     let clients = named_values(&limits)["max_connections"];
     let before = daemon.open_files();
     let mut client = Client::connect(daemon.address());

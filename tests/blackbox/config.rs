@@ -45,11 +45,11 @@ fn a_daemon_runs_with_the_settings_of_its_file_environment_and_flags() {
     let environment = "export ECHOPOOL_BACKLOG=8 ECHOPOOL_MAX_CONNECTIONS=60 ECHOPOOL_BAKLOG=7";
     let flags = ["--config", file.path(), "--max-connections", "50"];
     let daemon = Daemon::start_under(environment, &flags);
-    let limits = daemon.lines_with("limits: ").pop().expect("the line of the limits");
+    let limits = daemon.wait_lines(1, "limits: ").pop().expect("the line of the limits");
     for part in ["workers=3 ", "max_connections=50 ", "backlog=8"] {
         assert!(limits.contains(part), "{part} is not in {limits}");
     }
-    let warnings = daemon.lines_with("ECHOPOOL_BAKLOG is not a setting and is ignored");
+    let warnings = daemon.wait_lines(1, "ECHOPOOL_BAKLOG is not a setting and is ignored");
     assert_eq!(warnings.len(), 1, "{}", daemon.log());
     Client::connect(daemon.address()).ping(100);
     daemon.finish();

@@ -114,7 +114,7 @@ fn each_change_takes_effect_and_its_reply_conforms_to_the_schema() {
 
     let (code, text) = authorized(&daemon, "/api/v1/reload", b"");
     assert_eq!((code, &page("reloaded", &text)["applied"]), (200, &json!(true)));
-    assert_eq!(daemon.lines_with("admin: reloaded, generation=2").len(), 1, "{}", daemon.tail());
+    assert_eq!(daemon.wait_lines(1, "admin: reloaded, generation=2").len(), 1, "{}", daemon.tail());
 
     let (code, text) = authorized(&daemon, "/api/v1/drain", b"");
     assert_eq!((code, page("draining", &text)), (202, json!({ "draining": true })));

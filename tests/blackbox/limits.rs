@@ -112,10 +112,11 @@ fn at_the_limit_the_rest_wait_and_each_is_served_as_one_leaves() {
             assert!(fleet.drop_one_served(1_000));
         }
         fleet.drive("the last ones");
+        // Its line comes after all lines of these clients.
+        assert!(daemon.stat("waits_for_slot") > 0, "no client had to wait");
         let most = daemon.lines_with(" connect id=");
         let most = most.iter().map(|line| crate::harness::named_values(line)["connections"]).max();
         assert_eq!(most, Some(LIMIT as u64), "the highest number of connections in the log");
-        assert!(daemon.stat("waits_for_slot") > 0, "no client had to wait");
         drop(fleet);
         daemon.wait_closed(CLIENTS);
         daemon.finish();

@@ -164,7 +164,7 @@ fn the_line_of_limits_has_each_value_under_its_name() {
         "--backlog",
         "70",
     ]);
-    let line = daemon.lines_with("limits: ").pop().expect("the limits");
+    let line = daemon.wait_lines(1, "limits: ").pop().expect("the limits");
     let limits = "limits: workers=3 max_connections=300 max_connections_per_address=299 buffers=200 \
                   buffer_size_bytes=512 leases_per_connection=4 backlog=70";
     assert!(line.ends_with(limits), "{line}");

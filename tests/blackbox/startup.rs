@@ -277,7 +277,7 @@ fn without_ipv6_the_wildcards_of_ipv4_are_listened_on() {
             let daemon = Daemon::start_under(WITHOUT_IPV6, &["--listen", &first, &second]);
             assert_eq!(daemon.targets().len(), 1, "{:?}", daemon.targets());
             assert!(daemon.targets()[0].contains("0.0.0.0"), "{:?}", daemon.targets());
-            let skipped = daemon.lines_with("no IPv6 on this machine: not listening on");
+            let skipped = daemon.wait_lines(1, "no IPv6 on this machine: not listening on");
             assert_eq!(skipped.len(), 1, "{skipped:?}");
             daemon.finish();
         }

@@ -241,7 +241,7 @@ fn what_is_no_new_version_changes_nothing() {
         let (status, said) = upgraded.ask();
         assert!(status == 409 && said.contains(&text[..]), "{text}: {status} {said}");
         let line = format!("admin: not upgraded: {said}");
-        assert!(upgraded.daemon.log().contains(&line), "{line}");
+        upgraded.daemon.wait_lines(1, &line);
         assert_eq!(upgraded.metric("echopool_upgrades_failed_total"), at);
         client.ping(1_000);
         Client::connect(upgraded.daemon.address()).ping(10);
