@@ -343,6 +343,36 @@ mod tests {
         assert_eq!(lines_of(&report, "TCP: "), [text]);
     }
 
+    #[test]
+    fn the_account_is_a_detail_only_if_every_request_was_answered() {
+        let each = |timed_out, unanswered, never_sent| {
+            account(&Records { timed_out, unanswered, never_sent, ..Records::default() }).always
+        };
+        let shown = [each(0, 0, 0), each(1, 0, 0), each(0, 1, 0), each(0, 0, 1)];
+        assert_eq!(shown, [false, true, true, true]);
+    }
+
+    #[test]
+    fn handshakes_have_lines_only_where_there_were_any() {
+        let report = crate::report::tests::report();
+        assert!(tls_lines(&report, &TlsRecords::default()).is_empty());
+        let mut tls = TlsRecords { measured: 3, ..TlsRecords::default() };
+        tls.sessions.insert(("1.3", "TLS_AES_256_GCM_SHA384"), 4);
+        tls.full.record_n(1_000, 3).expect("in bounds");
+        let shown: Vec<_> = tls_lines(&report, &tls).into_iter().map(|line| line.text).collect();
+        assert_eq!(
+            shown,
+            [
+                "Handshakes: 4 with TLS 1.3 TLS_AES_256_GCM_SHA384; 0.0 % resumed; 3.0 per second in \
+                 the measured period",
+                "Full handshakes: 3: p50 1.00us, p99 1.00us, p99.9 1.00us, max 1.00us",
+            ]
+        );
+        tls.resumed.record(2_000).expect("in bounds");
+        let resumed = &tls_lines(&report, &tls)[2].text;
+        assert!(resumed.starts_with("Resumed handshakes: 1: p50 2.00us"), "{resumed}");
+    }
+
     fn lines_of(report: &Report, begin: &str) -> Vec<String> {
         let lines = [requests(report), connections(report), generator(report)].concat();
         lines.into_iter().map(|line| line.text).filter(|text| text.starts_with(begin)).collect()

@@ -179,4 +179,22 @@ One way: there min 10.00us, p50 10.01us, p99 10.01us; back min 30.00us, p50 30.0
         let none = one_way(&Parts::default().one_way);
         assert!(none.ends_with("another clock"));
     }
+
+    #[test]
+    fn replies_whose_times_were_cut_are_counted_if_there_are_any() {
+        let mut report = crate::report::tests::report();
+        assert!(lines(&report).is_empty());
+        report.records.parts = Some(Box::default());
+        assert!(lines(&report).is_empty(), "no reply had times");
+        let mut parts = Parts::default();
+        record(&mut parts, [1, 0, 40, 2, 50, 7], 0);
+        report.records.parts = Some(Box::new(parts.clone()));
+        let whole = lines(&report).len();
+        assert_eq!(whole, 2 + Part::ALL.len() + 1);
+        parts.cut = 1;
+        report.records.parts = Some(Box::new(parts));
+        let cut = &lines(&report)[whole];
+        let text = "1 of 1 replies: the server's times were longer than the round trip, and cut";
+        assert_eq!(*cut, Line::always(text));
+    }
 }

@@ -558,6 +558,7 @@ pub mod tests {
             ("{\"type\":\"second\"}", "--output-format json"),
             ("{\"type\":\"merged\"}", "the files of the single runs"),
             ("{\n\"type\":\"search\"\n}", "the result of a search: make a run at"),
+            ("{\"type\":\"ab\"}", "the result of loadgen ab, which has compared its targets"),
             ("{\"type\":\"calibration\"}", "a calibration, and not the summary of a run"),
             ("{\"type\":\"summary\",\"schema_version\":99}", "its schema_version is 99"),
         ];
@@ -565,7 +566,10 @@ pub mod tests {
             let error = summary(text).expect_err(text);
             assert!(error.contains(reason), "{text}: {error}");
         }
-        assert!(Saved::read(Path::new("/no/such/file")).is_err());
+        let Err(Failure::Setup(error)) = Saved::read(Path::new("/no/such/file")) else {
+            panic!("there is no such file")
+        };
+        assert!(error.starts_with("cannot read /no/such/file: No such file"), "{error}");
     }
 
     #[test]

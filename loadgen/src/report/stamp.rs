@@ -97,8 +97,12 @@ mod tests {
 
     /// The report of a run against a stateful reflector.
     fn shown(change: impl FnOnce(&mut StampRecords)) -> String {
+        shown_of("stamp://127.0.0.1:7?stateful=on -c 2", change)
+    }
+
+    fn shown_of(flags: &str, change: impl FnOnce(&mut StampRecords)) -> String {
         let mut report = report();
-        report.plan = std::sync::Arc::new(plan("stamp://127.0.0.1:7?stateful=on -c 2"));
+        report.plan = std::sync::Arc::new(plan(flags));
         let mut stamp = StampRecords::new(ClockError { is_synchronized: true, error_ns: 0 });
         change(&mut stamp);
         report.records.stamp = Some(Box::new(stamp));
@@ -122,5 +126,30 @@ mod tests {
         assert!(shown(|_| ()).contains("Directions: lost 0 there"));
         let text = shown(|stamp| stamp.numbers_began_anew = true);
         assert!(text.contains("Directions: unknown; the reflector's numbers began anew"), "{text}");
+    }
+
+    #[test]
+    fn a_stateless_reflector_tells_no_direction_unless_its_numbers_differ() {
+        let text = shown_of("stamp://127.0.0.1:7 -c 2", |_| ());
+        let hint = "; if the reflector is stateful, say so in the target: stateful=on";
+        assert!(text.contains(&format!("Directions of losses: unknown{hint}")), "{text}");
+        let text = shown_of("stamp://127.0.0.1:7 -c 2", |stamp| stamp.has_own_numbers = true);
+        assert!(text.contains("(its numbers look like those of one)"), "{text}");
+    }
+
+    /// A stateless reflector repeats the sender's numbers: every loss would be one on the way back.
+    #[test]
+    fn losses_that_are_all_on_the_way_back_are_doubted_until_a_number_differs() {
+        let is_doubted = |lost, has_own_numbers| {
+            let text = shown(|stamp| {
+                stamp.directions.lost = lost;
+                stamp.has_own_numbers = has_own_numbers;
+            });
+            text.contains("; no number shows that the reflector is stateful")
+        };
+        assert!(is_doubted([0, 3], false));
+        for (lost, has_own_numbers) in [([0, 3], true), ([0, 0], false), ([2, 3], false)] {
+            assert!(!is_doubted(lost, has_own_numbers), "{lost:?} {has_own_numbers}");
+        }
     }
 }

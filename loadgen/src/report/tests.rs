@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use echopool::error::Errno;
+use echopool::service::HandshakeError;
 use echopool::time::Time;
 
 use super::*;
@@ -11,9 +12,11 @@ use crate::cli::RunArgs;
 use crate::error::Exit;
 use crate::plan::machine::Machine;
 use crate::stats::cpu::ThreadUse;
+use crate::stats::datagram::DatagramRecords;
 use crate::stats::loss::{Loss, Mismatch};
 use crate::stats::records::GivenUp;
 use crate::stats::slo::Decision;
+use crate::stats::tls::TlsRecords;
 
 pub fn plan(flags: &str) -> Plan {
     let machine = Machine {
@@ -250,6 +253,18 @@ fn a_wrong_byte_outranks_everything() {
     assert!(report.verdict_text().contains("interrupted"));
 }
 
+/// Datagrams have no connections on which they could differ.
+#[test]
+fn datagrams_that_differ_are_counted_as_replies() {
+    let mut report = report();
+    report.records.mismatch(mismatch());
+    let text = report.verdict_text();
+    assert!(text.contains("on 1 of 2 connections"), "{text}");
+    report.records.datagrams = Some(DatagramRecords::default());
+    let text = report.verdict_text();
+    assert!(text.contains("1 replies") && !text.contains("connections"), "{text}");
+}
+
 #[test]
 fn what_was_not_sent_when_a_run_was_ended_waited_for_no_connection() {
     let mut report = Report { plan: Arc::new(plan("127.0.0.1:7 -c 2 -R 1k")), ..report() };
@@ -343,4 +358,21 @@ fn the_use_of_the_ceiling_is_in_text_and_json() {
     assert_eq!(ceiling.calibrated_unix_ns, Some(found.calibrated_unix_ns));
     assert_eq!(ceiling.floor_latency_p50_ns, Some(found.floor_latency.p50_ns));
     assert!(report.ceiling_text().is_some());
+}
+
+/// Alerts of different kinds are one error, beside those of the connects.
+#[test]
+fn failed_handshakes_of_one_name_are_added_up() {
+    let mut report = report();
+    report.records.connect_errors.insert(Errno::CONNREFUSED.raw_os_error(), 1);
+    let failed = [
+        (HandshakeError::Alert("HandshakeFailure"), 2),
+        (HandshakeError::Alert("InternalError"), 3),
+        (HandshakeError::NotTls, 4),
+    ];
+    let tls = TlsRecords { failed: failed.into(), ..TlsRecords::default() };
+    report.records.tls = Some(Box::new(tls));
+    let errors = report.errors();
+    let errors: Vec<_> = errors.iter().map(|(name, count)| (&name[..], *count)).collect();
+    assert_eq!(errors, [("connect-refused", 1), ("tls-refused", 5), ("tls-not-tls", 4)]);
 }

@@ -61,6 +61,7 @@ fn the_policy_allows_the_script_of_the_page() {
         page.contains(&format!("<script>{}</script>", script())),
         "it is unchanged in the page"
     );
+    assert!(page.contains(&format!("<style>{}\n{STYLE}</style>", uplot::STYLE)), "both styles");
 }
 
 /// Of a run in which no two figures are equal.
