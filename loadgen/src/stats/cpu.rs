@@ -151,6 +151,60 @@ mod tests {
         assert_eq!(used(300, 200), millis(900));
     }
 
+    /// A use in which no two numbers are equal. `times`: another number gives another one.
+    fn distinct(times: u64) -> ThreadUse {
+        let nanos = |count| Duration::from_nanos(times * count);
+        ThreadUse {
+            span: nanos(2),
+            running: nanos(3),
+            waiting: nanos(5),
+            waiting_unknown: false,
+            polling: nanos(7),
+            switches_voluntary: times * 11,
+            switches_involuntary: times * 13,
+        }
+    }
+
+    #[test]
+    fn each_number_is_added_and_taken_off_by_itself() {
+        let (one, two, three) = (distinct(1), distinct(2), distinct(3));
+        assert_eq!(one.plus(&two), three);
+        assert_eq!(three.since(one), two);
+        let unknown = ThreadUse { waiting_unknown: true, ..one };
+        for sum in [one.plus(&unknown), unknown.plus(&one), two.since(unknown), unknown.since(one)]
+        {
+            assert!(sum.waiting_unknown);
+        }
+    }
+
+    /// Two threads on one processor take it from each other, and wait for it.
+    #[test]
+    fn what_the_kernel_counts_is_read() {
+        let mut allowed = rustix::thread::CpuSet::new();
+        allowed.set(rustix::thread::sched_getcpu());
+        let until = |done: &dyn Fn(&ThreadUse) -> bool| {
+            rustix::thread::sched_setaffinity(None, &allowed).expect("one of its processors");
+            while !done(&ThreadUse::now()) {}
+        };
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| until(&|_| done.load(std::sync::atomic::Ordering::Relaxed)));
+            let both = scope.spawn(|| {
+                let wanted = |used: &ThreadUse| {
+                    (used.waiting_unknown || !used.waiting.is_zero())
+                        && used.switches_involuntary > 0
+                        && !used.span.is_zero()
+                };
+                until(&wanted);
+                let before = ThreadUse::now();
+                std::thread::sleep(Duration::from_millis(1));
+                assert!(ThreadUse::now().since(before).switches_voluntary > 0);
+            });
+            both.join().expect("it has seen all");
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+
     #[test]
     fn work_takes_time() {
         let before = ThreadUse::now();

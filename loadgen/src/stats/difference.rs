@@ -169,12 +169,12 @@ impl Estimate {
     /// the interval shrinks with the square root of their number. `count`: how many there are, and
     /// `fewest`: how many have an interval at least. `None` if it lies on the limit.
     pub fn values_needed(&self, limit: f64, count: u64, fewest: u64) -> Option<u64> {
-        let distance = (self.value - limit).abs();
-        let Some((low, high)) = self.bounds else { return Some(fewest.max(count + 1)) };
+        let Some((low, high)) = self.bounds else { return Some(fewest) };
         let wide = if self.value > limit { self.value - low } else { high - self.value };
-        let factor = (wide / distance).powi(2);
+        // Infinite, or no number, on the limit.
+        let factor = (wide / (self.value - limit)).powi(2);
         let needed = (count as f64 * factor).ceil();
-        (distance > 0.0 && needed < 1e9).then(|| (needed as u64).max(count + 1))
+        (needed < 1e9).then(|| (needed as u64).max(count + 1))
     }
 }
 
@@ -249,6 +249,12 @@ mod tests {
         assert!(found.by.may_be(0.0) && found.by.may_be(50.0) && !found.by.may_be(1_000.0));
     }
 
+    #[test]
+    fn a_ratio_to_nothing_is_the_largest_unless_both_are_nothing() {
+        let ratios = [(3.0, 2.0), (0.0, 2.0), (0.0, 0.0), (3.0, 0.0)];
+        assert_eq!(ratios.map(|(second, first)| ratio(second, first)), [1.5, 0.0, 1.0, f64::MAX]);
+    }
+
     /// Noise that is as unlike a normal distribution as latencies are: a heavy tail, outliers, and a
     /// drift that all rounds share.
     fn noisy(random: Stream, round: u64, which: u64) -> f64 {
@@ -308,5 +314,10 @@ mod tests {
         assert_eq!(found.values_needed(100.0 - 1e-9, 30, 8), None, "more than anybody makes");
         let none = Estimate { value: 100.0, bounds: None };
         assert_eq!(none.values_needed(90.0, 3, 8), Some(8));
+        let exact = Estimate { value: 100.0, bounds: Some((100.0, 100.0)) };
+        assert_eq!(exact.values_needed(100.0, 30, 8), None);
+        let far = Estimate { value: 2e4, bounds: Some((1e4, 3e4)) };
+        assert_eq!(far.values_needed(2e4 - 1.0, 10, 8), None, "10 times 10,000 squared");
+        assert_eq!(far.values_needed(2e4 - 1.0, 9, 8), Some(900_000_000));
     }
 }

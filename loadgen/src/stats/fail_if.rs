@@ -195,6 +195,10 @@ mod tests {
             let condition: FailIf = text.parse().expect(text);
             assert_eq!(condition.decide(&measured), expected, "{text}");
         }
+        let none = found(0.0, -5e3, 5e3);
+        for (text, expected) in [("p50>-10us", Exceeded), ("p50>+10us", Kept)] {
+            assert_eq!(text.parse::<FailIf>().expect(text).decide(&none), expected, "{text}");
+        }
         let mut few = measured;
         (few.by.bounds, few.count) = (None, 3);
         let condition: FailIf = "p50>+10us".parse().expect("one");

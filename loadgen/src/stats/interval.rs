@@ -446,6 +446,23 @@ mod tests {
     }
 
     #[test]
+    fn what_waited_for_room_is_in_the_last_second_and_not_after_the_period() {
+        let (mut recorders, mut collector, _) = recording(1);
+        for millis in (0..20_000).step_by(100) {
+            reply(&mut recorders[0], millis);
+        }
+        // Room for the last part, which has the replies of all seconds but the first two.
+        assert_eq!(collector.next(since(20_000)).map(|second| second.replies), Some(10));
+        recorders[0].end(at(20_000));
+        drop(recorders);
+        let mut last = (0, Duration::ZERO);
+        while let Some(second) = collector.rest(since(20_000)) {
+            last = (second.replies, second.length);
+        }
+        assert_eq!(last, (180, since(1_000)));
+    }
+
+    #[test]
     fn nothing_is_lost_when_the_main_thread_is_late() {
         let (mut recorders, mut collector, _) = recording(1);
         for millis in (0..20_000).step_by(100) {

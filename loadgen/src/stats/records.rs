@@ -542,6 +542,37 @@ mod tests {
         Time::from_nanos(nanos)
     }
 
+    #[test]
+    fn losses_are_added_up_each_by_itself() {
+        let distinct = |times: u64| Losses {
+            timed_out: times * 2,
+            closed_by_peer: times * 3,
+            reset: times * 5,
+            peer_lost: times * 7,
+            tls_truncated: times * 11,
+            tls_alert: times * 13,
+            failed: times * 17,
+        };
+        assert_eq!(distinct(1).plus(distinct(2)), distinct(3));
+        assert_eq!(distinct(1).total(), 58);
+    }
+
+    #[test]
+    fn latencies_of_each_target_are_in_those_of_the_whole_once() {
+        let mut records = Records::of_targets(2);
+        for (target, nanos) in [(0, 100), (1, 200), (1, 300)] {
+            records.reply(at(1), target, Duration::from_nanos(nanos), true);
+        }
+        let lens = records.target_latencies.iter().map(Histogram::len);
+        assert_eq!(lens.collect::<Vec<_>>(), [1, 2]);
+        records.add_up_targets();
+        assert_eq!((records.latency.len(), records.latency.max()), (3, 300));
+        let mut alone = Records::of_targets(1);
+        alone.reply(at(1), 0, Duration::from_nanos(100), true);
+        alone.add_up_targets();
+        assert_eq!(alone.latency.len(), 1);
+    }
+
     /// Threads have the same seconds: two that were saturated in three of them make no six.
     #[test]
     fn seconds_of_several_threads_are_the_same_seconds() {
