@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// A completed handshake.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Handshake {
     /// The version of TLS: `1.2` or `1.3`.

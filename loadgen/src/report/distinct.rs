@@ -288,7 +288,7 @@ fn json_of_datagrams() {
 }
 
 /// A run against a stateful reflector whose clock agrees. Each count has another value.
-fn stamp_report() -> Report {
+pub fn stamp_report() -> Report {
     let mut report = report();
     report.plan = Arc::new(plan("stamp://127.0.0.1?stateful=on -c 500 -d 3s"));
     let clock = ClockError { is_synchronized: true, error_ns: 401_000 };

@@ -109,7 +109,7 @@ fn time(nanos: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::time::Duration;
 
     use echopool::builtin::timed::Times;
@@ -119,7 +119,7 @@ mod tests {
     use crate::stats::parts::RoundTrip;
 
     /// A request of these parts, in microseconds.
-    fn record(parts: &mut Parts, micros: [u64; 6], clock_offset: u64) {
+    pub fn record(parts: &mut Parts, micros: [u64; 6], clock_offset: u64) {
         let [own, connection, network, waiting, service, reading] = micros.map(|us| us * 1_000);
         let at = |nanos| Time::from_nanos(1_000_000_000 + nanos);
         let sent = own + connection;

@@ -551,6 +551,21 @@ pub mod tests {
     }
 
     #[test]
+    fn the_kind_is_the_service_and_who_sends_in_a_hub() {
+        use crate::report::tests::plan;
+        let of = |flags: &str| {
+            let mut report = report();
+            report.plan = std::sync::Arc::new(plan(flags));
+            saved("a.json", &report)
+        };
+        let echo = of("127.0.0.1:7 -c 2 -d 1s");
+        assert_eq!(echo.differing_kind(&of("127.0.0.1:8 -c 3 -d 2s")), [""; 0]);
+        let differing = echo.differing_kind(&of("framed://127.0.0.1:7 -c 2 -d 1s"));
+        assert_eq!(differing.len(), 1, "{differing:?}");
+        assert!(differing[0].starts_with("service ("), "{differing:?}");
+    }
+
+    #[test]
     fn what_is_no_summary_is_refused_with_the_reason() {
         let reasons = [
             ("", "not JSON"),

@@ -205,6 +205,22 @@ mod tests {
         });
     }
 
+    /// The kernel tells the time of a process in ticks of its own clock.
+    #[test]
+    fn the_time_of_a_process_is_that_of_its_clock() {
+        let clock = || {
+            let time = clock_gettime(ClockId::ProcessCPUTime);
+            Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+        };
+        while clock() < Duration::from_millis(300) {
+            std::hint::black_box(());
+        }
+        let tick = Duration::from_millis(20);
+        let (before, found) = (clock(), of_process(std::process::id()).expect("this process"));
+        assert!(before <= found + tick && found <= clock() + tick, "{before:?} {found:?}");
+        assert_eq!(of_process(u32::MAX), None);
+    }
+
     #[test]
     fn work_takes_time() {
         let before = ThreadUse::now();

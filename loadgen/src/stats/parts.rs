@@ -318,6 +318,14 @@ mod tests {
         Time::from_nanos(nanos)
     }
 
+    #[test]
+    fn the_memory_is_that_of_the_histograms_and_rows() {
+        let Parts { each, rows, one_way, .. } = Parts::default();
+        let histograms = each.into_iter().chain([one_way.there, one_way.back]);
+        let bytes: u64 = histograms.map(|histogram| histogram_bytes(&histogram)).sum();
+        assert_eq!(Parts::bytes(), bytes + size_of_val(&*rows) as u64);
+    }
+
     /// A round trip of 1,000 ns, due 300 ns before, of which the generator caused 100, read 50 ns
     /// after the loop was told.
     fn trip() -> RoundTrip {

@@ -292,6 +292,83 @@ mod tests {
         assert_eq!([records.jitter(0), records.jitter(1)], [11, 18]);
     }
 
+    /// As if the clocks were a little apart: the delay is below zero, and then above.
+    #[test]
+    fn jitter_does_not_depend_on_the_offset_of_the_clocks() {
+        let mut records = StampRecords::new(CLOCK);
+        let mut session = Session::default();
+        for received in [900, 1_700] {
+            let times = Times { sent: 1_000, received, replied: 2_000, returned: 2_000 };
+            records.reply(&mut session, &times, &ERROR, 0);
+        }
+        records.end(&session, 2);
+        assert_eq!([records.jitter(0), records.jitter(1)], [800 / 16, 0]);
+    }
+
+    #[test]
+    fn the_memory_is_that_of_the_histograms() {
+        let StampRecords { round_trip, residence, delay, variation, .. } = StampRecords::new(CLOCK);
+        let all = [round_trip, residence].into_iter().chain(delay).chain(variation);
+        let bytes = all.map(|histogram| histogram_bytes(&histogram));
+        assert_eq!(StampRecords::bytes(), bytes.sum::<u64>());
+    }
+
+    #[test]
+    fn each_number_of_another_thread_is_added_by_itself() {
+        let of = |jitter_sum, jitter_sockets, negative| {
+            let mut records = StampRecords::new(CLOCK);
+            (records.jitter_sum, records.jitter_max) = (jitter_sum, jitter_sum);
+            (records.jitter_sockets, records.negative) = (jitter_sockets, negative);
+            records
+        };
+        let mut sum = of([100, 300], 1, 5);
+        sum.merge(&of([700, 900], 3, 6));
+        assert_eq!((sum.jitter_sum, sum.jitter_max), ([800, 1_200], [700, 900]));
+        assert_eq!((sum.jitter_sockets, sum.negative), (4, 11));
+        assert_eq!([sum.jitter(0), sum.jitter(1)], [200, 300]);
+    }
+
+    /// What one thread has seen holds for all: a clock that does not agree, or a number that tells
+    /// that the reflector has its own.
+    #[test]
+    fn what_one_thread_has_seen_holds_for_all() {
+        type Seen = (fn(&mut StampRecords), fn(&StampRecords) -> bool);
+        let seen: [Seen; 5] = [
+            (|records| records.has_own_numbers = true, |sum| sum.has_own_numbers),
+            (|records| records.numbers_began_anew = true, |sum| sum.numbers_began_anew),
+            (|records| records.own_synchronized = false, |sum| !sum.own_synchronized),
+            (|records| records.reflector_synchronized = false, |sum| !sum.reflector_synchronized),
+            (|records| records.is_utc = false, |sum| !sum.is_utc),
+        ];
+        for (nth, (see, is_seen)) in seen.into_iter().enumerate() {
+            let (neither, mut one) = (StampRecords::new(CLOCK), StampRecords::new(CLOCK));
+            see(&mut one);
+            let merged = |first: &StampRecords, second: &StampRecords| {
+                let mut sum = StampRecords::new(CLOCK);
+                sum.merge(first);
+                sum.merge(second);
+                is_seen(&sum)
+            };
+            let all = [(&neither, &neither), (&neither, &one), (&one, &neither)];
+            assert_eq!(all.map(|(a, b)| merged(a, b)), [false, true, true], "{nth}");
+        }
+    }
+
+    #[test]
+    fn a_socket_has_a_jitter_after_two_replies_and_a_delay_of_zero_is_not_below_it() {
+        let mut records = StampRecords::new(CLOCK);
+        let times = Times { sent: 100, received: 100, replied: 400, returned: 400 };
+        for replies in [1, 2] {
+            let mut session = Session::default();
+            for _ in 0..replies {
+                records.reply(&mut session, &times, &ERROR, 0);
+            }
+            records.end(&session, replies);
+            assert_eq!(records.jitter_sockets, replies - 1);
+        }
+        assert_eq!((records.negative, records.disagreement()), (0, None));
+    }
+
     #[test]
     fn delays_count_if_the_clocks_agree() {
         let one = |clock, error| {

@@ -82,6 +82,27 @@ mod tests {
     }
 
     #[test]
+    fn each_connection_that_is_asked_counts_once() {
+        let mut counts = TcpCounts::default();
+        for (resent, rtt_us, congestion_window) in [(0, 30, 10), (5, 20, 4), (1, 40, 6)] {
+            let mut info = TcpInfo::default();
+            info.rtt = std::time::Duration::from_micros(rtt_us);
+            (info.resent, info.congestion_window) = (resent, congestion_window);
+            counts.record(&info);
+        }
+        let expected = TcpCounts {
+            connections: 3,
+            segments_resent: 6,
+            connections_resent: 2,
+            rtt_min_ns: 20_000,
+            rtt_sum_ns: 90_000,
+            rtt_max_ns: 40_000,
+            congestion_window_min: 4,
+        };
+        assert_eq!(counts, expected);
+    }
+
+    #[test]
     fn sums_are_sums_and_ends_are_ends() {
         let sum = counts(10).plus(&counts(100));
         let expected = TcpCounts {

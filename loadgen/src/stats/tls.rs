@@ -70,3 +70,56 @@ impl TlsRecords {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn done(records: &mut TlsRecords, version: &'static str, resumed: bool, in_period: bool) {
+        let mut handshake = Handshake::default();
+        (handshake.version, handshake.cipher_suite) = (version, "TLS_AES_256_GCM_SHA384");
+        handshake.is_resumed = resumed;
+        handshake.time = Duration::from_nanos(if resumed { 100 } else { 300 });
+        records.done(&handshake, in_period);
+    }
+
+    #[test]
+    fn handshakes_are_counted_by_kind_session_and_period() {
+        let mut records = TlsRecords::default();
+        assert_eq!((records.count(), records.resumed_ratio()), (0, 0.0));
+        for (version, resumed, in_period) in
+            [("1.3", false, true), ("1.3", true, true), ("1.2", false, false), ("1.3", false, true)]
+        {
+            done(&mut records, version, resumed, in_period);
+        }
+        assert_eq!((records.full.len(), records.resumed.len(), records.measured), (3, 1, 3));
+        assert_eq!((records.full.min(), records.resumed.min()), (300, 100));
+        assert_eq!((records.count(), records.resumed_ratio()), (4, 0.25));
+        assert_eq!(records.sessions.values().collect::<Vec<_>>(), [&1, &3], "of 1.2 and 1.3");
+    }
+
+    #[test]
+    fn those_of_another_thread_are_added() {
+        let (mut one, mut other) = (TlsRecords::default(), TlsRecords::default());
+        done(&mut one, "1.3", false, true);
+        for resumed in [true, true, false] {
+            done(&mut other, "1.3", resumed, true);
+        }
+        done(&mut other, "1.2", false, false);
+        for (records, count) in [(&mut one, 2), (&mut other, 5)] {
+            records.failed.insert(HandshakeError::NotTls, count);
+        }
+        one.merge(other);
+        assert_eq!((one.full.len(), one.resumed.len(), one.measured), (3, 2, 4));
+        assert_eq!(one.sessions.values().collect::<Vec<_>>(), [&1, &4], "of 1.2 and 1.3");
+        assert_eq!(one.failed, BTreeMap::from([(HandshakeError::NotTls, 7)]));
+    }
+
+    #[test]
+    fn the_memory_is_that_of_the_histograms() {
+        let TlsRecords { full, resumed, .. } = TlsRecords::default();
+        assert_eq!(TlsRecords::bytes(), histogram_bytes(&full) + histogram_bytes(&resumed));
+    }
+}

@@ -218,6 +218,16 @@ mod tests {
         dispatch
     }
 
+    #[test]
+    fn the_tables_take_what_is_said_of_them() {
+        let Dispatch { queued, kind, .. } = dispatch(1_000, 10, true);
+        let Kind::Strict { arrivals, free } = kind else { panic!("each has its own schedule") };
+        assert!(free.capacity() >= 10, "room for each of them");
+        let entry = size_of::<Reverse<(u64, u32)>>();
+        let each = size_of_val(&arrivals[0]) + entry + size_of_val(&queued[0]);
+        assert_eq!(Dispatch::BYTES_PER_CONNECTION, each);
+    }
+
     fn at_ms(millis: u64) -> Time {
         START + Duration::from_millis(millis)
     }

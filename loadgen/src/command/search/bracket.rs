@@ -74,6 +74,17 @@ mod tests {
     }
 
     #[test]
+    fn the_search_is_over_when_both_rates_are_within_five_percent() {
+        let next = |kept, not_kept| {
+            let bracket =
+                Bracket { kept: Some(kept), not_kept: Some(not_kept), ..Bracket::new(1, 1) };
+            bracket.next()
+        };
+        assert_eq!([1_002, 1_050].map(|not_kept| next(1_000, not_kept)), [None; 2]);
+        assert_eq!(next(1_000, 1_060), Some(1_030));
+    }
+
+    #[test]
     fn the_rate_is_found_to_five_percent_from_above_and_from_below() {
         for capacity in [1, 2, 3, 17, 450, 999, 1_000, 1_001, 41_234, 250_000, 9_000_000] {
             for first in [1, 1_000, 10_000_000] {

@@ -7,11 +7,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::report::Verdict;
-use crate::report::distinct::distinct;
+use crate::report::distinct::{distinct, stamp_report};
+use crate::report::ending::Objectives;
 use crate::report::schema::{
     Percentiles, SCHEMA_VERSION, SearchType, SearchVerdict, SecondSummary, StepResult,
 };
 use crate::report::tests::report;
+use crate::stats::tls::TlsRecords;
 
 fn run(nth: u64) -> RunSummary {
     RunSummary::new(&distinct(nth))
@@ -375,6 +377,91 @@ fn a_page_refers_to_nothing_outside_of_it() {
     assert!(version.contains("(v1.6.32)"), "{version}");
 }
 
+/// The text of a page, without its markup.
+fn cells(page: &str) -> Vec<String> {
+    let texts =
+        page.split('<').filter_map(|part| part.split_once('>').map(|(_, text)| text.trim()));
+    texts.filter(|text| !text.is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether a row of a table has this name and this value beside it.
+fn has_row(page: &str, name: &str, value: &str) -> bool {
+    cells(page).windows(2).any(|pair| pair == [name, value])
+}
+
+#[test]
+fn what_a_reflector_tells_has_its_own_numbers() {
+    let run = RunSummary::new(&stamp_report());
+    let page = page_of_run(&run);
+    let stamp = run.stamp.as_ref().expect("it is there");
+    for (name, count) in [
+        ("Lost there", 412),
+        ("Lost back", 413),
+        ("Lost in either direction", 414),
+        ("Duplicated there", 415),
+        ("Duplicated back", 416),
+    ] {
+        assert!(has_row(&page, name, &count.to_string()), "{name}");
+    }
+    assert!(has_row(&page, "Clocks agree", "yes"));
+    assert!(!page.contains("Clocks disagree because"), "there is no reason");
+    assert_eq!(stamp.lost_unknown, Some(414));
+    for name in ["Round trip", "In the reflector", "Variation back", "Delay there"] {
+        assert!(cells(&page).iter().any(|cell| cell == name), "{name}");
+    }
+}
+
+#[test]
+fn handshakes_are_shown_by_kind_and_session() {
+    let mut report = report();
+    let mut tls = TlsRecords { measured: 4, ..TlsRecords::default() };
+    tls.full.record_n(3_000, 3).expect("in bounds");
+    tls.sessions.insert(("1.3", "TLS_AES_256_GCM_SHA384"), 7);
+    report.records.tls = Some(Box::new(tls));
+    let rows = |report: &crate::report::Report| {
+        let run = RunSummary::new(report);
+        handshakes(run.tls.as_ref().expect("it is there"))
+    };
+    let shown = rows(&report);
+    let value = |name: &str| shown.iter().find(|row| row.0 == name).map(|row| row.1.clone());
+    assert_eq!(value("Full handshakes"), Some(json!(3)));
+    assert_eq!(value("Resumed handshakes"), Some(json!(0)));
+    assert_eq!(value("Handshakes per second"), Some(json!(4.0)));
+    assert_eq!(value("Full handshake p50_ns"), Some(json!(3_001)));
+    assert_eq!(value("Resumed handshake p50_ns"), None, "there was none");
+    assert_eq!(value("TLS 1.3 TLS_AES_256_GCM_SHA384"), Some(json!(7)));
+    assert!(has_row(&page_of_run(&RunSummary::new(&report)), "Full handshakes", "3"));
+}
+
+/// Only where nothing was to be verified, or nobody wanted it.
+#[test]
+fn certificates_are_verified_unless_they_need_not_be() {
+    let verified = |flags: &str| {
+        let mut report = report();
+        report.plan = std::sync::Arc::new(crate::report::tests::plan(flags));
+        report.records.tls = Some(Box::default());
+        RunSummary::new(&report).tls.map(|tls| tls.verified)
+    };
+    assert_eq!(verified("tls://127.0.0.1:7 -c 2 -d 1s"), Some(true));
+    assert_eq!(verified("tls://127.0.0.1:7?insecure=on -c 2 -d 1s"), Some(false));
+}
+
+#[test]
+fn parts_of_a_round_trip_have_a_table_and_shares() {
+    let mut report = report();
+    report.records.parts = Some(Box::default());
+    let parts = &mut *report.records.parts.as_mut().expect("just set");
+    crate::report::parts::tests::record(parts, [1, 0, 40, 2, 50, 7], 0);
+    let page = page_of_run(&RunSummary::new(&report));
+    for text in ["Shares of all latencies", "Shares of the slowest 1 %", "one way, there"] {
+        assert!(cells(&page).iter().any(|cell| cell == text), "{text}");
+    }
+    let shares = cells(&page);
+    let at = shares.iter().position(|cell| cell == "Shares of all latencies").expect("a table");
+    let shares = &shares[at..at + 2 * 8];
+    assert!(shares.windows(2).any(|pair| pair == ["Service", "50.0 %"]), "{shares:?}");
+}
+
 #[test]
 fn an_hour_is_less_than_a_megabyte() {
     let mut run = run(0);
@@ -550,6 +637,96 @@ fn the_verdict_is_a_sentence_with_its_reasons() {
     texts.sort();
     texts.dedup();
     assert_eq!(texts.len(), Verdict::ALL.len(), "each has its own: {texts:?}");
+}
+
+#[test]
+fn a_schedule_that_was_kept_is_said_only_of_an_open_loop() {
+    let text = |open_loop| {
+        let mut run = RunSummary::new(&report());
+        run.config.open_loop = open_loop;
+        Sentence::of(&SavedResult::Run(Box::new(run))).text
+    };
+    assert_eq!([false, true].map(|open| text(open).contains("kept its schedule")), [false, true]);
+}
+
+#[test]
+fn the_verdict_on_a_search_has_its_rate_and_why_it_ended() {
+    let sentence = |verdict| {
+        let search = SearchSummary { verdict, ..search() };
+        Sentence::of(&SavedResult::Search(Box::new(search)))
+    };
+    for (verdict, why, tone) in [
+        (SearchVerdict::Run(Verdict::Valid), "", "good"),
+        (SearchVerdict::NotKept, "", "warn"),
+        (SearchVerdict::Interrupted, " The search was ended early", "warn"),
+        (SearchVerdict::RunFailed, " A run failed, which ended the search.", "warn"),
+        (SearchVerdict::Run(Verdict::GeneratorLimited), " The load generator itself", "warn"),
+        (SearchVerdict::Run(Verdict::Differed), " The search ended with this run: ", "warn"),
+    ] {
+        let Sentence { text, tone: found, .. } = sentence(verdict);
+        let rate = "The highest rate with p99<5ms is 200/s.";
+        let rest = text.strip_prefix(rate).unwrap_or_else(|| panic!("{verdict:?}: {text}"));
+        assert!(rest.starts_with(why) && rest.is_empty() == why.is_empty(), "{verdict:?}: {text}");
+        assert_eq!(found.class(), tone, "{verdict:?}");
+    }
+}
+
+#[test]
+fn the_verdict_on_a_merged_result_has_its_objectives_and_what_was_ended_early() {
+    let sentence = |objectives: &str, verdict, interrupted, aborted| {
+        let mut merged = crate::command::merge::tests::merged();
+        (merged.objectives, merged.verdict, merged.exit_code) = (objectives.into(), verdict, 0);
+        (merged.runs_interrupted, merged.runs_aborted) = (interrupted, aborted);
+        Sentence::of(&SavedResult::Merged(Box::new(merged)))
+    };
+    let texts = ["none", "met", "undecided", "missed"]
+        .map(|objectives| sentence(objectives, Verdict::Valid, 0, 0).text);
+    let (none, with) = texts.split_first().expect("four");
+    let ends: Vec<_> = with.iter().map(|text| text.strip_prefix(none.as_str())).collect();
+    assert_eq!(
+        ends,
+        [
+            super::verdict::objectives(Objectives::Met),
+            super::verdict::objectives(Objectives::Undecided),
+            super::verdict::objectives(Objectives::Missed)
+        ]
+        .map(Some)
+    );
+    let whole = sentence("none", Verdict::Valid, 0, 0);
+    assert_eq!((whole.tone.class(), whole.reasons.len()), ("good", 1));
+    let early = sentence("none", Verdict::Valid, 1, 1);
+    assert_eq!(early.reasons.len(), 3, "{:?}", early.reasons);
+    assert!(early.reasons[1].starts_with("1 of ") && early.reasons[1].contains("by a signal"));
+    assert_eq!(sentence("none", Verdict::GeneratorLimited, 0, 0).tone.class(), "warn");
+}
+
+#[test]
+fn a_comparison_is_good_only_if_its_runs_are_valid() {
+    let tone = |verdict| {
+        let mut ab = crate::command::ab::tests::summary();
+        (ab.verdict, ab.exit_code) = (verdict, 0);
+        Sentence::of(&SavedResult::Ab(Box::new(ab))).tone.class()
+    };
+    assert_eq!([Verdict::Valid, Verdict::GeneratorLimited].map(tone), ["good", "warn"]);
+}
+
+#[test]
+fn fields_without_a_value_are_left_out() {
+    let object = json!({ "a": "", "b": "x", "c": null, "d": [], "e": {}, "f": 0, "g": false });
+    let keys: Vec<_> = tables::fields(&object).into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["b", "f", "g"]);
+}
+
+/// A file of an earlier version has no intervals: their rates come from the seconds.
+#[test]
+fn rates_of_an_earlier_version_are_replies_per_second() {
+    let mut run = run(0);
+    run.intervals.clear();
+    run.seconds.truncate(2);
+    (run.seconds[0].length_ns, run.seconds[0].replies) = (0, 3);
+    (run.seconds[1].length_ns, run.seconds[1].replies) = (500_000_000, 700);
+    let numbers = numbers_of(&page_of_run(&run));
+    assert_eq!(points(&numbers, "rate", "Replies"), [(0.0, 1_400.0)]);
 }
 
 #[test]

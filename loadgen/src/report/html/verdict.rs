@@ -193,7 +193,7 @@ fn word(verdict: Verdict, open_loop: bool) -> &'static str {
     }
 }
 
-fn objectives(state: Objectives) -> &'static str {
+pub(super) fn objectives(state: Objectives) -> &'static str {
     match state {
         Objectives::NotGiven => "",
         Objectives::Met => " Every objective is met.",

@@ -259,6 +259,22 @@ pub mod tests {
     use super::*;
     use crate::stats::parts::RoundTrip;
 
+    #[test]
+    fn replies_that_were_cut_or_contradict_the_clock_are_added_up() {
+        let of = |cut, contradictions, contradiction_max| {
+            let mut parts = Parts::default();
+            crate::report::parts::tests::record(&mut parts, [1, 0, 40, 2, 50, 7], 0);
+            parts.cut = cut;
+            parts.one_way.contradictions = contradictions;
+            parts.one_way.contradiction_max = contradiction_max;
+            PartsSummary::new(&parts)
+        };
+        let sum = of(2, 3, 5).plus(&of(7, 11, 4)).expect("their histograms are right");
+        let one_way = sum.one_way.expect("both have one clock");
+        assert_eq!((sum.times_cut, one_way.contradictions), (9, 14));
+        assert_eq!(one_way.contradiction_max_ns, 5);
+    }
+
     /// Requests whose parts all differ.
     pub fn distinct_parts(unit: u64) -> Parts {
         let mut parts = Parts::default();

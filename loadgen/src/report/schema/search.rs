@@ -99,3 +99,19 @@ impl SearchVerdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_is_that_of_the_json() {
+        let of_runs = Verdict::ALL.map(SearchVerdict::Run);
+        let others = [SearchVerdict::NotKept, SearchVerdict::Interrupted, SearchVerdict::RunFailed];
+        for verdict in of_runs.into_iter().chain(others) {
+            let json = serde_json::to_value(verdict).expect("it has a JSON form");
+            assert_eq!(json, verdict.word());
+        }
+        assert_eq!(SearchVerdict::RunFailed.word(), "run-failed");
+    }
+}

@@ -329,7 +329,7 @@ impl Arrivals {
 const ARRIVALS_SALT: u64 = 0x6172_7269_7661_6c73;
 
 /// An exponentially distributed number with mean 1, by inversion of a uniform one: 53 bits of it,
-/// in the open interval from 0 to 1.
+/// above 0 and at most 1.
 fn exponential(random: u64) -> f64 {
     let unit = ((random >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     -unit.ln()

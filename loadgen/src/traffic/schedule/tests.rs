@@ -238,3 +238,12 @@ fn random_arrivals_end_after_exactly_as_many_whatever_the_seed() {
         assert_eq!(all.len() as u64, requests, "seed {seed}");
     }
 }
+
+/// Zero has no logarithm.
+#[test]
+fn exponential_numbers_are_finite_for_every_random_number() {
+    let largest = exponential(0);
+    assert!((largest - 54.0 * 2f64.ln()).abs() < 1e-9, "{largest}");
+    let smallest = exponential(u64::MAX);
+    assert!((0.0..1e-15).contains(&smallest), "{smallest}");
+}
