@@ -38,7 +38,8 @@ impl Bracket {
             (Some(kept), Some(not_kept)) => {
                 let middle = (kept as f64 * not_kept as f64).sqrt().round();
                 let middle = rounded(middle as u64);
-                (kept < middle && middle < not_kept).then_some(middle)
+                // Small numbers have none in between: it is then the lower one.
+                (kept < middle).then_some(middle)
             }
         }
     }
@@ -71,6 +72,13 @@ mod tests {
             bracket.tried(rate, rate <= capacity);
         }
         (bracket, tried)
+    }
+
+    #[test]
+    fn a_rate_is_rounded_to_the_nearest_of_three_digits() {
+        let rates = [0, 7, 999, 1_004, 1_005, 12_349, 12_350, 99_950];
+        let rounded = rates.map(rounded);
+        assert_eq!(rounded, [0, 7, 999, 1_000, 1_010, 12_300, 12_400, 100_000]);
     }
 
     #[test]

@@ -122,3 +122,18 @@ fn number(value: f64) -> Option<Number> {
         false => Number::from_f64(value),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_have_no_decimal_point_as_long_as_they_are_exact() {
+        let whole_max = (1u64 << 53) as f64;
+        let shown = [0.0, 3.0, -3.0, 2.5, whole_max - 1.0, whole_max]
+            .map(|value| number(value).expect("finite").to_string());
+        let expected = ["0", "3", "-3", "2.5", "9007199254740991", "9007199254740992.0"];
+        assert_eq!(shown, expected);
+        assert_eq!(number(f64::NAN), None);
+    }
+}
