@@ -247,3 +247,14 @@ fn exponential_numbers_are_finite_for_every_random_number() {
     let smallest = exponential(u64::MAX);
     assert!((0.0..1e-15).contains(&smallest), "{smallest}");
 }
+
+#[test]
+fn a_profile_knows_the_stages_that_it_was_made_from() {
+    for text in ["1s:7", "2s:10-20,3s:5,1m:5-0.5"] {
+        let Stages(stages) = text.parse().expect("stages");
+        for warmup in [Duration::ZERO, Duration::from_secs(1)] {
+            let found: Vec<Stage> = Profile::new(warmup, &stages).stages().collect();
+            assert_eq!(found, stages, "{text}");
+        }
+    }
+}
