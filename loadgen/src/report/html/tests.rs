@@ -717,6 +717,44 @@ fn fields_without_a_value_are_left_out() {
     assert_eq!(keys, ["b", "f", "g"]);
 }
 
+#[test]
+fn each_chart_has_its_own_axes() {
+    let ab = page(SavedResult::Ab(Box::new(crate::command::ab::tests::summary())));
+    let mut found = std::collections::BTreeMap::new();
+    let mut timed = report();
+    crate::report::parts::tests::record(
+        timed.records.parts.insert(Box::default()),
+        [1, 0, 40, 2, 50, 7],
+        0,
+    );
+    let timed = page_of_run(&RunSummary::new(&timed));
+    for page in [page_of_run(&run(0)), page_of_search(), ab, timed] {
+        for chart in numbers_of(&page)["charts"].as_array().expect("a list") {
+            let text = |key: &str| chart[key].as_str().expect("text").to_owned();
+            let axes = [text("x_label"), text("x_kind"), text("y_kind")].join(" ");
+            assert_eq!(found.entry(text("id")).or_insert(axes.clone()), &axes);
+        }
+    }
+    let found: Vec<_> = found.iter().map(|(id, axes)| format!("{id}: {axes}")).collect();
+    assert_eq!(
+        found,
+        [
+            "connections: Time seconds count",
+            "curve: Rate rate time",
+            "errors: Time seconds count",
+            "lag: Time seconds time",
+            "latency: Time seconds time",
+            "outstanding: Time seconds count",
+            "parts: Percentile percentile time",
+            "percentiles: Percentile percentile time",
+            "processors: Time seconds count",
+            "rate: Time seconds rate",
+            "rounds: Round count time",
+            "targets: Percentile percentile time",
+        ]
+    );
+}
+
 /// A file of an earlier version has no intervals: their rates come from the seconds.
 #[test]
 fn rates_of_an_earlier_version_are_replies_per_second() {
