@@ -755,6 +755,81 @@ fn each_chart_has_its_own_axes() {
     );
 }
 
+/// The title of each chart, and what it says of itself: as in the list, and not those of another.
+#[test]
+fn each_chart_has_its_title_and_an_explanation() {
+    let result = |nth| SavedResult::Run(Box::new(run(nth)));
+    let search = || SavedResult::Search(Box::new(search()));
+    let several = [("a.json".into(), result(0)), ("b.json".into(), search())];
+    let several = render(&several).expect("their histograms are right");
+    let ab = page(SavedResult::Ab(Box::new(crate::command::ab::tests::summary())));
+    let mut timed = report();
+    timed.records.parts = Some(Box::new({
+        let mut parts = crate::stats::parts::Parts::default();
+        crate::report::parts::tests::record(&mut parts, [1, 0, 40, 2, 50, 7], 0);
+        parts
+    }));
+    let timed = page_of_run(&RunSummary::new(&timed));
+    for (page, title, about) in [
+        (&timed, "Where the time went, by percentile of the latency", "The mean of each part of"),
+        (&timed, "Latency by percentile", "From 90 % to 99 % is as far as from"),
+        (&ab, "Latency of each target by percentile", "From 90 % to 99 % is as far as from"),
+        (&ab, "Median latency in each round", "Of each target. What changes on the machine"),
+        (&page_of_search(), "Latency at each rate that was tried", "The lines go through the last"),
+        (&several, "Latency at each rate that was tried", "The 99th percentile of the runs of"),
+        (&several, "99th percentile over time", "Of the latencies of each second."),
+        (&several, "Rate over time", "Complete, verified replies per second."),
+        (&page(result(0)), "Latency over time", "Percentiles of each second."),
+        (&page(result(0)), "Send lag beside the latency", "From the time at which a request was"),
+        (&page(result(0)), "Connections over time", "Open at the end of each second."),
+        (&page(result(0)), "Errors over time", "Connections that failed, were lost, or"),
+        (&page(result(0)), "Outstanding requests over time", "On average in each second, as"),
+        (&page(result(0)), "Processors of the generator over time", "How many its threads used"),
+    ] {
+        let cells = cells(page);
+        let at = cells.iter().position(|cell| cell == title).unwrap_or_else(|| panic!("{title}"));
+        assert!(cells[at + 1].starts_with(about), "{title}: {}", cells[at + 1]);
+    }
+}
+
+/// One request of 100 us, and three of 1.1 ms.
+#[test]
+fn the_parts_stand_at_the_middle_of_the_requests_that_they_are_of() {
+    let mut timed = report();
+    let parts = timed.records.parts.insert(Box::default());
+    for micros in [[1, 0, 40, 2, 50, 7], [100, 200, 60, 710, 20, 10]] {
+        for _ in 0..if micros[0] == 1 { 1 } else { 3 } {
+            crate::report::parts::tests::record(parts, micros, 0);
+        }
+    }
+    let numbers = numbers_of(&page_of_run(&RunSummary::new(&timed)));
+    let of = |part: Part| points(&numbers, "parts", part.words());
+    assert_eq!(of(Part::Service), [(12.5, 50_000.0), (62.5, 20_000.0)]);
+    assert_eq!(of(Part::Connection), [(62.5, 200_000.0)], "nothing has no logarithm");
+}
+
+#[test]
+fn no_point_stands_at_the_end_of_a_percentile_axis() {
+    let numbers = numbers_of(&page_of_run(&run(0)));
+    let all = points(&numbers, "percentiles", "Service time (from the send)");
+    assert!(all.len() > 5 && all.iter().all(|(rank, _)| *rank < 100.0), "{all:?}");
+}
+
+#[test]
+fn each_target_has_the_medians_of_its_own_rounds() {
+    let ab = crate::command::ab::tests::summary();
+    let numbers = numbers_of(&page(SavedResult::Ab(Box::new(ab.clone()))));
+    for target in &ab.targets {
+        let own = ab.slices.iter().filter(|slice| slice.name == target.name);
+        let expected: Vec<_> = own
+            .map(|slice| (slice.round as f64, slice.latency.p50_ns.expect("values") as f64))
+            .collect();
+        let mut found = points(&numbers, "rounds", &target.name);
+        found.retain(|(_, value)| !value.is_nan());
+        assert_eq!(found, expected, "{}", target.name);
+    }
+}
+
 /// A file of an earlier version has no intervals: their rates come from the seconds.
 #[test]
 fn rates_of_an_earlier_version_are_replies_per_second() {
@@ -765,6 +840,9 @@ fn rates_of_an_earlier_version_are_replies_per_second() {
     (run.seconds[1].length_ns, run.seconds[1].replies) = (500_000_000, 700);
     let numbers = numbers_of(&page_of_run(&run));
     assert_eq!(points(&numbers, "rate", "Replies"), [(0.0, 1_400.0)]);
+    // A second without a length has no place, and no rate.
+    let rate = numbers["charts"].as_array().expect("a list").iter().find(|one| one["id"] == "rate");
+    assert_eq!(rate.expect("a chart")["series"][0]["values"], json!([1_400]));
 }
 
 #[test]
