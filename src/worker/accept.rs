@@ -151,6 +151,9 @@ impl<S: Service, L: Layer> Core<S, L> {
         mut completed: Option<Outcome<E::Socket>>,
     ) {
         let mut asked_for_permit = false;
+        // A wake-up that this listener does not use is passed on. Its clients may be gone: another
+        // process that has the same socket may have accepted them.
+        let mut is_woken = self.listeners[index].state == ListenerState::AwaitingPermit;
         let mut failures = 0;
         for _ in 0..ACCEPTS_PER_TURN {
             let outcome = match completed.take() {
@@ -160,7 +163,7 @@ impl<S: Service, L: Layer> Core<S, L> {
                     Submitted::Pending => {
                         let listener = &mut self.listeners[index];
                         (listener.state, listener.settled) = (ListenerState::Accepting, false);
-                        return self.unwant_permit(asked_for_permit);
+                        return self.unwant_permit(is_woken);
                     }
                 },
             };
@@ -168,7 +171,7 @@ impl<S: Service, L: Layer> Core<S, L> {
                 Outcome::Accepted { socket, peer, permit } => {
                     if let Err(error) = self.accepted(engine, index, socket, peer, permit) {
                         self.pause_accepting(index, error);
-                        return self.unwant_permit(asked_for_permit);
+                        return self.unwant_permit(is_woken);
                     }
                 }
                 Outcome::NoPermit if asked_for_permit => {
@@ -180,7 +183,7 @@ impl<S: Service, L: Layer> Core<S, L> {
                 // not missed.
                 Outcome::NoPermit => {
                     self.permits().want_permit(self.index);
-                    asked_for_permit = true;
+                    (asked_for_permit, is_woken) = (true, true);
                 }
                 Outcome::Failed(error) => {
                     self.counters.accept_errors.add(1);
@@ -188,14 +191,14 @@ impl<S: Service, L: Layer> Core<S, L> {
                     // If it happens again and again, it does not concern one connection only.
                     if failures == ACCEPTS_PER_TURN || matches!(remedy(error), Remedy::Pause) {
                         self.pause_accepting(index, error);
-                        return self.unwant_permit(asked_for_permit);
+                        return self.unwant_permit(is_woken);
                     }
                 }
                 other => panic!("Accept completed with {other:?}"),
             }
         }
         self.listeners[index].state = ListenerState::Yielded;
-        self.unwant_permit(asked_for_permit);
+        self.unwant_permit(is_woken);
     }
 
     /// Begins to accept at each listener, except at those that are to accept nothing yet.

@@ -169,8 +169,10 @@ impl<S: Service, L: Layer> Core<S, L> {
     fn take_back<E: Engine>(&mut self, engine: &mut E, key: Key, socket: E::Socket) {
         let peer = self.context(key).peer;
         if let Err((error, socket)) = engine.adopt(key, socket, peer) {
-            log::error!("a connection is lost, because it cannot be watched: {error}");
-            self.handed_over(key, socket);
+            log::error!("a connection is closed, because it cannot be watched any more: {error}");
+            self.context(key).reason = Some(CloseReason::Failed);
+            self.free(engine, key);
+            drop(socket);
             return;
         }
         let leases = self.context(key).leases_wanted;
