@@ -24,7 +24,6 @@
 //! 7. Each call of the sink passes the engine, and the sink may submit to it.
 
 use std::net::IpAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::Waker;
 
 use crate::base::endpoint::{Endpoint, Peer};
@@ -33,6 +32,7 @@ use crate::base::time::Time;
 use crate::buffer::Chain;
 use crate::error::Errno;
 use crate::net::sockopt::TcpInfo;
+use crate::shared::moved::{Passed, Passing};
 use crate::shared::permits::Permit;
 
 #[cfg(test)]
@@ -198,12 +198,12 @@ pub trait Engine: Sized {
     }
 
     /// The descriptor of a socket, to pass it to another process.
-    fn descriptor(_socket: &Self::Socket) -> Option<BorrowedFd<'_>> {
+    fn descriptor(_socket: &Self::Socket) -> Option<Passing<'_>> {
         None
     }
 
     /// The socket that another process has passed. It can be adopted.
-    fn of_descriptor(_descriptor: OwnedFd) -> Option<Self::Socket> {
+    fn of_descriptor(&self, _passed: Passed) -> Option<Self::Socket> {
         None
     }
 

@@ -25,7 +25,7 @@ use crate::shared::directory::{ClientInfo, Directory};
 use crate::shared::mailbox::Command;
 use crate::shared::mailbox::{EndOrder, Mailboxes, Times};
 #[cfg(feature = "daemon")]
-use crate::shared::moved::{Moved, Successor};
+use crate::shared::moved::{self, Moved, Successor};
 #[cfg(feature = "daemon")]
 use crate::shared::permits::Permit;
 use crate::shared::permits::Permits;
@@ -553,16 +553,9 @@ pub(crate) struct Taker(Arc<Shared>);
 
 #[cfg(feature = "daemon")]
 impl Taker {
-    /// A place for a connection of this peer, if there is one: under the limit of connections and that
-    /// of its address. A server that ends has none.
+    /// A place for a connection of this peer, if there is one.
     pub(crate) fn place(&self, peer: Peer) -> Option<Permit> {
-        let mailboxes = &self.0.mailboxes;
-        if mailboxes.ordered_end(0).is_some() || mailboxes.retires() {
-            return None;
-        }
-        let mut permit = self.0.permits.try_take()?;
-        permit.mark_used();
-        permit.count_address(peer).then_some(permit)
+        moved::place(&self.0.mailboxes, &self.0.permits, peer)
     }
 
     /// Goes on with a connection, on the worker with this number or, if there are fewer, another one.

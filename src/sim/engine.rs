@@ -8,14 +8,18 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::marks::Mark;
-use super::sys::{CONNECT_ERRORS, RECV_ERRORS, SEND_ERRORS, Woken, draw, endpoint};
+use super::sys::{
+    CONNECT_ERRORS, RECV_ERRORS, SEND_ERRORS, SimSys, Woken, draw, endpoint, received,
+};
 use super::world::{EndpointId, Handle, Shared, What, World};
 use crate::base::endpoint::Peer;
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
+use crate::engine::sys::{Listening, Sys};
 use crate::engine::{Completion, Engine, Op, Outcome, Sink, Submitted};
 use crate::error::Errno;
+use crate::shared::moved::{Passed, Passing};
 use crate::shared::permits::{Permit, Permits};
 
 /// The engine of one worker.
@@ -25,7 +29,7 @@ pub(crate) struct SimEngine {
     woken: Arc<Woken>,
     pool: Pool,
     permits: Option<Arc<Permits>>,
-    listeners: Vec<Option<Handle>>,
+    listeners: Vec<Option<Listening<Handle>>>,
     sockets: Vec<(Key, Handle)>,
     pending: Vec<Pending>,
     /// Taken out of `pending` by the current poll, and not yet reported.
@@ -73,7 +77,7 @@ impl SimEngine {
         woken: Arc<Woken>,
         pool: Pool,
         permits: Option<Arc<Permits>>,
-        listeners: Vec<Handle>,
+        listeners: Vec<Listening<Handle>>,
     ) -> SimEngine {
         SimEngine {
             world,
@@ -95,7 +99,7 @@ impl SimEngine {
 
     fn handle(&self, key: Key) -> Option<&Handle> {
         match key.listener_index() {
-            Some(index) => self.listeners[index].as_ref(),
+            Some(index) => self.listeners[index].as_ref().map(|listener| &listener.socket),
             None => self.sockets.iter().find(|(of, _)| *of == key).map(|(_, handle)| handle),
         }
     }
@@ -287,8 +291,10 @@ impl SimEngine {
     fn close(&mut self, key: Key) -> Outcome<Handle> {
         if let Some(index) = key.listener_index() {
             let listener = self.listeners[index].take();
-            let unaccepted = match listener.as_ref().map(|handle| handle.what) {
-                Some(What::Listener(id)) => self.world.borrow().waiting(id) as u32,
+            let unaccepted = match listener.as_ref().filter(|one| !one.kept.get()) {
+                Some(Listening { socket: Handle { what: What::Listener(id), .. }, .. }) => {
+                    self.world.borrow().waiting(*id) as u32
+                }
                 _ => 0,
             };
             drop(listener);
@@ -342,6 +348,28 @@ impl Engine for SimEngine {
 
     fn give_back(&mut self, _: usize, _: Handle, _: Peer, _: Permit) {
         unreachable!("every socket is adopted");
+    }
+
+    fn detach(&mut self, key: Key) -> Option<Handle> {
+        let told = self.telling.iter().any(|one| one.key.socket() == key.socket());
+        let in_flight: Vec<usize> = (0..self.pending.len())
+            .filter(|&at| self.pending[at].key.socket() == key.socket())
+            .collect();
+        let &[at] = &in_flight[..] else { return None };
+        let Pending { op: Operation::Recv(_), cancelled: false, .. } = self.pending[at] else {
+            return None;
+        };
+        let socket = self.sockets.iter().position(|(of, _)| *of == key).filter(|_| !told)?;
+        self.pending.swap_remove(at);
+        Some(self.sockets.swap_remove(socket).1)
+    }
+
+    fn descriptor(socket: &Handle) -> Option<Passing<'_>> {
+        SimSys::descriptor(socket)
+    }
+
+    fn of_descriptor(&self, passed: Passed) -> Option<Handle> {
+        received(&self.world, passed)
     }
 
     fn unacknowledged(&self, key: Key) -> Option<u32> {

@@ -19,6 +19,7 @@ use crate::base::time::Time;
 use crate::buffer::{Pool, Reserve};
 use crate::config::Limits;
 use crate::engine::MioEngine;
+use crate::engine::sys::Listening;
 use crate::service::{Service, ServiceFactory, WorkerContext};
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
@@ -206,7 +207,7 @@ impl<S: Service> Seated<S> {
             slots: setup.connections_max,
             pool: setup.pool.clone(),
             permits: setup.permits.clone(),
-            listeners: at,
+            listeners: at.into_iter().map(Listening::tcp).collect(),
         });
         Seated { worker: Worker::new(engine, setup, make), woken }
     }

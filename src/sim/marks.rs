@@ -321,6 +321,47 @@ marks! {
     ClosedDrained(BOTH),
     /// Closed: stopped.
     ClosedStopped(BOTH),
+    /// A process took over from another one.
+    Upgraded(BOTH),
+    /// A second upgrade followed the first.
+    UpgradedTwice(BOTH),
+    /// A new process ended before it was told to begin.
+    HeirGoneBeforeGo(BOTH),
+    /// A new process ended after it had begun, before the old one knew.
+    HeirGoneAfterGo(BOTH),
+    /// A process that had taken over was killed.
+    HeirKilled(BOTH),
+    /// A process that had taken over was told to end, while the one before served its connections.
+    HeirDrained(BOTH),
+    /// A connection ended with the process that it was on its way to, or had moved to.
+    LostWithHeir(BOTH),
+    /// A connection moved to another process.
+    Moved(BOTH),
+    /// A connection moved a second time.
+    MovedTwice(BOTH),
+    /// A connection moved, and bytes waited for its new process.
+    MovedWithInput(BOTH),
+    /// A connection stayed, because it owed something or was owed something.
+    StayedOwing(BOTH),
+    /// Such a connection moved later.
+    MovedLater(BOTH),
+    /// The new process had no place for a connection.
+    MoveRefused(BOTH),
+    /// Connections were offered, and not all descriptors came.
+    BatchShort(BOTH),
+    /// The new process had places for connections, and did not hear that they are its own.
+    LineBroken(BOTH),
+    /// Connections were offered through a line that was closed: by a fault, with the new process, or
+    /// because that was replaced itself.
+    LineClosed(BOTH),
+    /// A process that ends was offered connections.
+    OfferedToEnding(BOTH),
+    /// The inbox of the worker that gets a connection was full.
+    MoveWaited(BOTH),
+    /// Two processes were ended while connections moved.
+    EndedWhileMoving(BOTH),
+    /// The daemon was ended before the new process had begun.
+    EndedBeforeGo(BOTH),
     /// A connect went to an address that never replies.
     ConnectUnanswered(CLIENT),
     /// A connect completed late.

@@ -218,7 +218,7 @@ impl Sender {
             self.note(number, len, to, result);
             let mut owed = Vec::new();
             if result.is_ok() {
-                let open = seen.of_peer.values().filter(|sight| sight.open);
+                let open = seen.of_peer.values().filter(|sight| sight.is_with_first());
                 owed.extend(open.filter_map(|sight| sight.id));
                 owed.retain(|&id| seen.log.is_for(to, id));
             }
@@ -241,7 +241,7 @@ impl Sender {
     fn someone(&mut self, from: Option<ConnectionId>, seen: &Seen) -> Option<To> {
         let mut ids: Vec<ConnectionId> = match self.rng.u8(0..8) {
             0 => seen.ids.iter().copied().collect(),
-            _ => seen.of_peer.values().filter(|s| s.open).filter_map(|s| s.id).collect(),
+            _ => seen.of_peer.values().filter(|s| s.is_with_first()).filter_map(|s| s.id).collect(),
         };
         // The iteration order of a map differs from run to run.
         ids.sort();

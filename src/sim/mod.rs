@@ -14,6 +14,7 @@
 //! * `external_message`: the bytes of these messages.
 //! * `service`: the server's services under observation, and a client on the engine.
 //! * `audit`: checks that members of a hub received what was addressed to them.
+//! * `line`: what connections move through, from one process to the next.
 //! * `seat`: creates the engines in the world.
 //! * `run`: one seed: what is drawn, what runs when, what is checked.
 //! * `ideal`: another world, without faults, for services that measure.
@@ -31,6 +32,7 @@ pub(crate) mod engine;
 mod external;
 mod external_message;
 pub(crate) mod ideal;
+mod line;
 mod marks;
 mod member;
 mod messages;

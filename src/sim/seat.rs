@@ -36,14 +36,13 @@ pub(crate) struct SeatParts {
     pub(crate) slots: usize,
     pub(crate) pool: Pool,
     pub(crate) permits: Option<Arc<Permits>>,
-    pub(crate) listeners: Vec<Handle>,
+    pub(crate) listeners: Vec<Listening<Handle>>,
 }
 
 impl Seat for MioEngine<SimSys> {
     fn seat(parts: SeatParts) -> Self {
         let sys = SimSys::new(parts.world, parts.worker, parts.woken);
-        let listeners = parts.listeners.into_iter().map(Listening::tcp).collect();
-        MioEngine::new(sys, parts.slots, parts.pool, parts.permits, listeners)
+        MioEngine::new(sys, parts.slots, parts.pool, parts.permits, parts.listeners)
             .expect("listeners can be registered")
     }
 

@@ -28,8 +28,9 @@ pub(super) struct Seen {
     pub(super) scripts: HashMap<usize, Rc<RefCell<Script>>>,
     /// When each timer was due, and when it fired.
     pub(super) timers: Vec<(Time, Time)>,
-    /// All ids ever assigned.
+    /// All ids ever assigned by the first process, and by the others.
     pub(super) ids: HashSet<ConnectionId>,
+    pub(super) later_ids: HashSet<(usize, ConnectionId)>,
     /// For each external message, how many connections accepted it and how many refused it.
     pub(super) external: HashMap<u64, (u64, u64)>,
     /// Requests of members that the hub has accepted, in that order.
@@ -55,6 +56,18 @@ pub(super) struct Taken {
 #[derive(Clone, Default, Debug)]
 pub(super) struct Sight {
     pub(super) id: Option<ConnectionId>,
+    /// The process that has its connection, or gets it.
+    pub(super) process: usize,
+    /// It is on its way from one process to another.
+    pub(super) on_its_way: bool,
+    /// How often it has moved.
+    pub(super) moves: u32,
+    /// Its process has retired, and it could not move at once.
+    pub(super) kept_back: bool,
+    /// It ended with a process that was killed, or that ended while it came.
+    pub(super) lost: bool,
+    /// When it was opened, or bytes were last delivered or all output sent.
+    pub(super) active_at: Time,
     /// Number of bytes handed to the service.
     pub(super) delivered: u64,
     /// Number of bytes that the service has consumed.
@@ -90,6 +103,13 @@ pub(super) struct Sight {
     pub(super) external: Vec<u64>,
 }
 
+impl Sight {
+    /// Whether the first process has the connection: the one whose services send messages.
+    pub(super) fn is_with_first(&self) -> bool {
+        self.open && self.process == 0
+    }
+}
+
 /// How often the service misbehaves, in events per million.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Whims {
@@ -107,6 +127,8 @@ pub(super) struct Watched {
     pub(super) seen: Rc<RefCell<Seen>>,
     pub(super) whims: Whims,
     pub(super) idle_timeout: Option<Duration>,
+    /// The process of its worker.
+    pub(super) process: usize,
     /// Closed connections of this worker.
     pub(super) gone: Vec<ConnectionId>,
     /// Whether the service wakes connections before the time that it asked for.
@@ -234,6 +256,53 @@ impl Watched {
         }
     }
 
+    /// Records that bytes have moved.
+    fn is_active(&self, connection: &Connection<'_>, memory: &mut Memory) {
+        memory.active_at = connection.now();
+        let mut seen = self.seen.borrow_mut();
+        let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
+        sight.active_at = memory.active_at;
+    }
+
+    /// Takes note of a connection that is opened: a new one, or one that has come from another process.
+    fn note_opened(&self, connection: &Connection<'_>, memory: &mut Memory) {
+        let (id, opened_at) = (connection.id(), connection.now());
+        let peer = peer_of(connection.peer());
+        let mut seen = self.seen.borrow_mut();
+        let Seen { of_peer, ids, later_ids, taken, .. } = &mut *seen;
+        let is_new = match self.process {
+            0 => ids.insert(id),
+            process => later_ids.insert((process, id)),
+        };
+        if !is_new || id.to_bits() == 0 {
+            self.world.borrow_mut().complain(|| format!("the id {id} was assigned twice"));
+        }
+        match of_peer.get_mut(&peer).filter(|sight| sight.open) {
+            Some(sight) => {
+                if !sight.on_its_way || sight.process != self.process {
+                    let text = || format!("two processes have the connection of peer {peer}");
+                    self.world.borrow_mut().complain(text);
+                }
+                (sight.id, sight.on_its_way) = (Some(id), false);
+                sight.moves += 1;
+                memory.active_at = sight.active_at;
+            }
+            None => {
+                let (came_at, process) = (taken.len(), self.process);
+                let sight = Sight {
+                    id: Some(id),
+                    process,
+                    open: true,
+                    opened_at,
+                    came_at,
+                    ..Sight::default()
+                };
+                of_peer.insert(peer, Sight { active_at: opened_at, ..sight });
+                memory.active_at = opened_at;
+            }
+        }
+    }
+
     fn panic_by_whim(&self, memory: &mut Memory) {
         if self.chance(self.whims.panics) {
             memory.panicked = true;
@@ -257,7 +326,9 @@ impl Watched {
             CloseReason::MessageTooLong | CloseReason::ProtocolError | CloseReason::SlowReader => {
                 memory.asked == Some(reason)
             }
-            CloseReason::Disconnected => self.seen.borrow().disconnects.contains(&connection.id()),
+            CloseReason::Disconnected => {
+                self.process == 0 && self.seen.borrow().disconnects.contains(&connection.id())
+            }
             _ => true,
         }
     }
@@ -271,26 +342,21 @@ impl Service for Watched {
         self.inner.full_duplex(tag)
     }
 
+    fn can_move(&self, tag: u64, memory: &Box<Memory>) -> bool {
+        self.inner.can_move(tag, &memory.session)
+    }
+
     fn input_max(&self, tag: u64) -> usize {
         self.inner.input_max(tag)
     }
 
     fn open(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
-        let (id, opened_at) = (connection.id(), connection.now());
-        let mut seen = self.seen.borrow_mut();
-        let came_at = seen.taken.len();
-        let sight = Sight { id: Some(id), open: true, opened_at, came_at, ..Sight::default() };
-        seen.of_peer.insert(peer_of(connection.peer()), sight);
-        if !seen.ids.insert(id) || id.to_bits() == 0 {
-            self.world.borrow_mut().complain(|| format!("the id {id} was assigned twice"));
-        }
+        self.note_opened(connection, memory);
         if let Some(sender) = &mut self.sender {
-            sender.opened(connection, &mut seen.log);
+            sender.opened(connection, &mut self.seen.borrow_mut().log);
         }
-        drop(seen);
         self.send_messages(connection);
         memory.hoards = self.chance(self.whims.hoards);
-        memory.active_at = connection.now();
         let answer = self
             .call(connection, memory, |inner, connection, session| inner.open(connection, session));
         self.panic_by_whim(memory);
@@ -300,7 +366,7 @@ impl Service for Watched {
     fn data(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
         self.look(connection, memory.left);
         self.send_messages(connection);
-        memory.active_at = connection.now();
+        self.is_active(connection, memory);
         memory.holds = true;
         self.note_input(connection, memory);
         self.panic_by_whim(memory);
@@ -326,7 +392,7 @@ impl Service for Watched {
     }
 
     fn sent(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
-        memory.active_at = connection.now();
+        self.is_active(connection, memory);
         self.send_messages(connection);
         self.panic_by_whim(memory);
         // No service consumes input in `sent`.

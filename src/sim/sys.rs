@@ -14,6 +14,7 @@ use crate::base::key::Key;
 use crate::base::time::Time;
 use crate::engine::sys::{Listening, Readiness, Sys};
 use crate::error::Errno;
+use crate::shared::moved::{Passed, Passing};
 
 /// The system calls of one worker.
 pub(crate) struct SimSys {
@@ -50,6 +51,13 @@ pub(super) fn endpoint(handle: &Handle) -> EndpointId {
         What::Endpoint(id) => id,
         What::Listener(_) => panic!("a listener in place of a connection"),
     }
+}
+
+/// The connection that has come from another process.
+pub(super) fn received(world: &Shared, passed: Passed) -> Option<Handle> {
+    let Passed::Simulated(token) = passed else { return None };
+    let what = world.borrow_mut().receive_descriptor(&token);
+    Some(Handle { world: Rc::clone(world), what })
 }
 
 /// With probability `rate` in a million, draws one of `errors`.
@@ -193,7 +201,7 @@ impl Sys for SimSys {
 
     fn backlog(&self, listener: &Listening<Handle>) -> u32 {
         let What::Listener(id) = listener.socket.what else { panic!("backlog of a connection") };
-        self.world.borrow().waiting(id) as u32
+        if listener.kept.get() { 0 } else { self.world.borrow().waiting(id) as u32 }
     }
 
     fn connect(&mut self, target: &Endpoint, _: Option<IpAddr>) -> Result<Handle, Errno> {
@@ -260,6 +268,23 @@ impl Sys for SimSys {
     fn reset(&mut self, socket: Handle) {
         let id = endpoint(&socket);
         self.world.borrow_mut().abort(id);
+    }
+
+    fn close_shared(&mut self, socket: Handle) {
+        self.forget(&socket);
+    }
+
+    fn forget(&mut self, socket: &Handle) -> bool {
+        self.world.borrow_mut().forget(socket.what, self.worker);
+        true
+    }
+
+    fn descriptor(socket: &Handle) -> Option<Passing<'_>> {
+        Some(Passing::Simulated(socket.world.borrow_mut().send_descriptor(endpoint(socket))))
+    }
+
+    fn of_descriptor(&self, passed: Passed) -> Option<Handle> {
+        received(&self.world, passed)
     }
 
     fn shutdown(&mut self, socket: &Handle) -> Result<(), Errno> {

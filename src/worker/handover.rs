@@ -101,7 +101,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     }
 
     /// Whether the connection is at a moment at which another process can go on with it.
-    fn can_move(&self, key: Key) -> bool {
+    pub(super) fn can_move(&self, key: Key) -> bool {
         let context = self.table.at(key.slot()).expect("a key of the table");
         context.opened
             && context.machine.is_at_rest()
@@ -186,7 +186,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     pub(super) fn go_on_with<E: Engine>(&mut self, engine: &mut E, moved: Moved) {
         let Moved { facts, socket, permit } = moved;
         let Facts { listener, peer, since, active_at, bytes_received, bytes_sent } = facts;
-        let Some(socket) = E::of_descriptor(socket) else { return };
+        let Some(socket) = engine.of_descriptor(socket) else { return };
         let key = self.table.next_key().expect("a slot for each permit");
         if let Err((error, _)) = engine.adopt(key, socket, peer) {
             log::error!("a connection is lost, because it cannot be watched: {error}");

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+#[cfg(any(test, feature = "sim"))]
+use crate::base::endpoint::Peer;
 use crate::base::key::{ConnectionId, Key};
 use crate::base::slot_queue::SlotQueue;
 use crate::base::time::Time;
@@ -401,6 +403,19 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     pub(crate) fn recipients(&self) -> impl Iterator<Item = ConnectionId> {
         let open = self.core.table.iter().filter(|context| context.is_open());
         open.map(|context| context.id)
+    }
+
+    /// Which connections could not move to another process now.
+    pub(crate) fn kept_back(&self) -> impl Iterator<Item = Peer> {
+        let keys = (0..self.core.table.used()).filter_map(|slot| self.core.table.key_of(slot));
+        let kept = keys.filter(|key| !self.core.can_move(*key));
+        kept.filter_map(|key| Some(self.core.table.at(key.slot())?.peer))
+    }
+
+    /// When bytes of a connection last moved, and how many were received and sent.
+    pub(crate) fn activity(&self, id: ConnectionId) -> Option<(Time, u64, u64)> {
+        let context = self.core.table.iter().find(|context| context.id == id)?;
+        Some((context.active_at, context.bytes_received, context.bytes_sent))
     }
 
     /// Sets what a turn may do of each kind of work, in units of [`Work`].

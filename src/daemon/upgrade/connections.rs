@@ -25,7 +25,7 @@ use super::channel::Channel;
 use crate::base::endpoint::Peer;
 use crate::base::time::Time;
 use crate::server::Taker;
-use crate::shared::moved::{Facts, Moved, Successor};
+use crate::shared::moved::{Facts, Moved, Passed, Passing, Successor};
 use crate::shared::permits::Permit;
 
 /// How long the new process has to reply. The worker serves nobody meanwhile.
@@ -114,13 +114,14 @@ pub(super) fn lines(
 }
 
 impl Successor for Line {
-    fn take(&mut self, connections: &[(Facts, BorrowedFd<'_>)]) -> Result<Vec<bool>, String> {
+    fn take(&mut self, connections: &[(Facts, Passing<'_>)]) -> Result<Vec<bool>, String> {
         let record = |(facts, _): &(Facts, _)| {
             let listener = self.listeners.get(facts.listener as usize);
             Record::new(listener.map_or("", |listener| listener), facts)
         };
         let batch: Vec<Record> = connections.iter().map(record).collect();
-        let sockets: Vec<BorrowedFd<'_>> = connections.iter().map(|(_, socket)| *socket).collect();
+        let sockets: Vec<BorrowedFd<'_>> =
+            connections.iter().filter_map(|(_, socket)| socket.descriptor()).collect();
         let failed = |error: std::io::Error| format!("the new process takes no more: {error}");
         self.channel.send(&batch, &sockets).map_err(failed)?;
         let reply = self.channel.receive::<Taken>(Some(REPLY_TIME)).map_err(failed)?;
@@ -203,6 +204,7 @@ fn take_over(channel: &Channel, worker: usize, listeners: &[String], taker: &Tak
     }
     for (place, socket) in places.into_iter().zip(sockets) {
         if let Some((facts, permit)) = place {
+            let socket = Passed::Descriptor(socket);
             taker.go_on_with(worker, Moved { facts, socket, permit });
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::{Parts, Testbed};
 use crate::base::time::Time;
+use crate::engine::sys::Listening;
 use crate::engine::{MioEngine, Sink};
 use crate::error::Errno;
 use crate::sim::engine::SimEngine;
@@ -91,7 +92,7 @@ impl<E: Seat> Testbed for InWorld<E> {
             slots: parts.slots,
             pool: parts.pool,
             permits: Some(parts.permits),
-            listeners: vec![Handle { world: world.clone(), what: listener }],
+            listeners: vec![Listening::tcp(Handle { world: world.clone(), what: listener })],
         });
         (InWorld { world, peers: Cell::new(0), engine: PhantomData }, engine)
     }

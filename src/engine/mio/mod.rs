@@ -13,7 +13,6 @@
 
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -26,6 +25,7 @@ use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::error::Errno;
 use crate::net::sockopt::TcpInfo;
+use crate::shared::moved::{Passed, Passing};
 use crate::shared::permits::{Permit, Permits};
 
 mod transfer;
@@ -642,12 +642,12 @@ impl<S: Sys> Engine for MioEngine<S> {
         slot.socket.take()
     }
 
-    fn descriptor(socket: &S::Socket) -> Option<BorrowedFd<'_>> {
+    fn descriptor(socket: &S::Socket) -> Option<Passing<'_>> {
         S::descriptor(socket)
     }
 
-    fn of_descriptor(descriptor: OwnedFd) -> Option<S::Socket> {
-        S::of_descriptor(descriptor)
+    fn of_descriptor(&self, passed: Passed) -> Option<S::Socket> {
+        self.sys.of_descriptor(passed)
     }
 
     fn refuse(&mut self, socket: S::Socket) {

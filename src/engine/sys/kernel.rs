@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::base::endpoint::{Endpoint, Peer, Transport, UnixAddress};
 use crate::base::time::Time;
 use crate::error::Errno;
 use crate::net::sockopt::TcpInfo;
+use crate::shared::moved::{Passed, Passing};
 
 const WAKER: Token = Token(usize::MAX);
 const TIMER: Token = Token(usize::MAX - 1);
@@ -316,12 +317,16 @@ impl Sys for Kernel {
         self.poll.registry().deregister(&mut SourceFd(&socket.as_raw_fd())).is_ok()
     }
 
-    fn descriptor(socket: &OwnedFd) -> Option<BorrowedFd<'_>> {
-        Some(socket.as_fd())
+    fn descriptor(socket: &OwnedFd) -> Option<Passing<'_>> {
+        Some(Passing::Descriptor(socket.as_fd()))
     }
 
-    fn of_descriptor(descriptor: OwnedFd) -> Option<OwnedFd> {
-        Some(descriptor)
+    fn of_descriptor(&self, passed: Passed) -> Option<OwnedFd> {
+        match passed {
+            Passed::Descriptor(descriptor) => Some(descriptor),
+            #[cfg(any(test, feature = "sim"))]
+            Passed::Simulated(_) => None,
+        }
     }
 
     fn close(&mut self, socket: OwnedFd) {

@@ -3,13 +3,13 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::IpAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::Waker;
 
 use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::time::Time;
 use crate::error::Errno;
 use crate::net::sockopt::TcpInfo;
+use crate::shared::moved::{Passed, Passing};
 
 #[cfg(test)]
 pub(crate) mod faulty;
@@ -163,12 +163,12 @@ pub trait Sys {
     }
 
     /// The descriptor of a socket, to pass it to another process.
-    fn descriptor(_socket: &Self::Socket) -> Option<BorrowedFd<'_>> {
+    fn descriptor(_socket: &Self::Socket) -> Option<Passing<'_>> {
         None
     }
 
     /// The socket that another process has passed.
-    fn of_descriptor(_descriptor: OwnedFd) -> Option<Self::Socket> {
+    fn of_descriptor(&self, _passed: Passed) -> Option<Self::Socket> {
         None
     }
 

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::upgrade::{Process, Stage};
 use super::{Ending, HEALED_AFTER, PATIENCE, Server, Simulation};
 use crate::base::key::ConnectionId;
 use crate::base::time::Time;
@@ -17,6 +18,7 @@ use crate::sim::peer::{End, Peer, STUCK_AFTER};
 use crate::sim::protocol::Served;
 use crate::sim::seat::Seat;
 use crate::sim::service::{Sight, Watched};
+use crate::sim::world::ListenerId;
 use crate::worker::Worker;
 use crate::worker::connection::machine::Phase;
 use crate::worker::layer::Layer;
@@ -71,12 +73,15 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         if !L::IS_PLAIN {
             return;
         }
-        let workers = self.servers.iter().filter_map(|server| server.worker.as_ref());
-        let waiting: HashSet<ConnectionId> = workers.flat_map(Worker::awaiting_bytes).collect();
+        let waiting: HashSet<(usize, ConnectionId)> = self
+            .workers()
+            .flat_map(|(of, worker)| worker.awaiting_bytes().map(move |id| (of, id)))
+            .collect();
         let seen = self.seen.borrow();
         for peer in &self.peers {
             let Some(sight) = seen.of_peer.get(&peer.number) else { continue };
-            let waits = sight.open && sight.id.is_some_and(|id| waiting.contains(&id));
+            let waits = |id| waiting.contains(&(sight.process, id));
+            let waits = sight.open && sight.id.is_some_and(waits);
             assert!(
                 !waits || peer.sent > sight.delivered,
                 "peer {} waits for a buffer, and has sent nothing for it",
@@ -104,26 +109,48 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         self.check_directory();
         self.check_messages();
         self.check_real_bytes();
-        let (output, input) = self.longest_unmoved();
+        self.check_owners();
+        let tickets = |(of, worker): (usize, &Worker<E, Watched, L>)| {
+            worker.tickets().map(move |ticket| (of, ticket)).collect::<Vec<_>>()
+        };
+        let tickets: HashSet<_> = self.workers().flat_map(tickets).collect();
+        self.waits.retain(|ticket, _| tickets.contains(ticket));
+        for process in 0..self.processes.len() {
+            self.check_rest_of(process);
+        }
+    }
+
+    /// The same for one process.
+    fn check_rest_of(&mut self, process: usize) {
+        if self.processes[process].stage == Stage::Killed {
+            return;
+        }
+        let (output, input) = self.longest_unmoved(process);
         let stalled = output.into_iter().chain(input).min();
-        let published = self.reserve.board().longest_stalled().map(|(_, since)| since);
-        let workers = || self.servers.iter().filter_map(|server| server.worker.as_ref());
-        let any_held = workers().any(|worker| worker.inputs().any(|(_, bytes)| bytes > 0));
+        let Process { reserve, permits, .. } = &self.processes[process];
+        let published = reserve.board().longest_stalled().map(|(_, since)| since);
+        let mut inputs = self.workers_of(process).flat_map(Worker::inputs);
+        let any_held = inputs.any(|(_, bytes)| bytes > 0);
         assert_eq!(published.is_some(), output.is_some() || any_held, "stalls are published");
-        let waits_since = self.longest_wait();
-        let world = self.world.borrow();
-        let permits_left = self.permits.taken() < self.connections;
-        let reserve = self.reserve.available();
+        drop(inputs);
+        let permits_left = permits.taken() < self.processes[process].limit;
+        let reserve = reserve.available();
         let idle_buffers = |server: &Server<E, L>| server.pool.own();
-        let free = self.servers.iter().map(idle_buffers).sum::<usize>() + reserve;
+        let free = self.servers_of(process).map(idle_buffers).sum::<usize>() + reserve;
+        let waits_since = self.longest_wait(process);
+        let accepts = self.processes[process].stage == Stage::Serving;
+        let world = self.world.borrow();
         if let (Some(timeout), Some(output)) = (self.rules.send_timeout, output) {
             let due = output + timeout + SHED_LATE_MAX;
             assert!(world.now <= due, "a stalled send is not closed after its time-out");
         }
-        for (index, server) in self.servers.iter().enumerate() {
-            let Some(worker) = &server.worker else { continue };
+        for server in self.servers_of(process) {
+            let (index, Some(worker)) = (server.index, &server.worker) else { continue };
+            let number = Process::FIRST_WORKER * process + index;
+            let waiting = |&id: &ListenerId| world.has_waiting(id, number);
             assert!(
-                !permits_left || !world.has_waiting(index) || worker.accept_pauses(),
+                !(accepts && permits_left && server.listeners.iter().any(waiting))
+                    || worker.accept_pauses(),
                 "worker {index} sleeps while a client waits and a permit is free"
             );
             let paused = server.counters.read().listeners_paused > 0;
@@ -149,9 +176,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
-    /// Since when the longest-stalled output, and the longest-held input, has not moved.
-    fn longest_unmoved(&self) -> (Option<Time>, Option<Time>) {
-        let workers = || self.servers.iter().filter_map(|server| server.worker.as_ref());
+    /// Since when the longest-stalled output, and the longest-held input, of a process has not moved.
+    fn longest_unmoved(&self, process: usize) -> (Option<Time>, Option<Time>) {
+        let workers = || self.workers_of(process);
         let output = workers().filter_map(Worker::stalled_since).min();
         // As the service saw it. The service is not told when its input is released.
         let holding: Vec<ConnectionId> = workers().flat_map(Worker::holding).collect();
@@ -159,65 +186,118 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             return (output, None);
         }
         let seen = self.seen.borrow();
-        let holds = |sight: &&Sight| sight.id.is_some_and(|id| holding.contains(&id));
+        let holds = |sight: &&Sight| {
+            sight.process == process && sight.id.is_some_and(|id| holding.contains(&id))
+        };
         let input = seen.of_peer.values().filter(holds).filter_map(|sight| sight.held_since).min();
         (output, input)
     }
 
-    /// Since when the longest waiter in the queue of a worker has been there. The tickets tell the
-    /// waits of a connection apart.
-    fn longest_wait(&mut self) -> Option<Time> {
+    /// Since when the longest waiter in the queue of a worker of a process has been there. The tickets
+    /// tell the waits of a connection apart.
+    fn longest_wait(&mut self, process: usize) -> Option<Time> {
         let now = self.world.borrow().now;
-        let workers = self.servers.iter().filter_map(|server| server.worker.as_ref());
-        let tickets: HashSet<u64> = workers.flat_map(Worker::tickets).collect();
-        self.waits.retain(|ticket, _| tickets.contains(ticket));
-        tickets.into_iter().map(|ticket| *self.waits.entry(ticket).or_insert(now)).min()
+        let tickets: Vec<u64> = self.workers_of(process).flat_map(Worker::tickets).collect();
+        let since = |ticket| *self.waits.entry((process, ticket)).or_insert(now);
+        tickets.into_iter().map(since).min()
     }
 
-    /// Checks that the directory lists exactly the open connections.
+    /// Checks that the directories list exactly the open connections.
     fn check_directory(&self) {
-        let mut there: Vec<ConnectionId> = Vec::new();
-        for server in &self.servers {
-            there.extend(server.worker.iter().flat_map(|worker| worker.inputs()).map(|(id, _)| id));
+        for (number, process) in self.processes.iter().enumerate() {
+            if process.stage == Stage::Killed {
+                continue;
+            }
+            let inputs = self.workers_of(number).flat_map(Worker::inputs);
+            let mut there: Vec<ConnectionId> = inputs.map(|(id, _)| id).collect();
+            let mut listed: Vec<_> =
+                process.directory.list().iter().map(|client| client.id).collect();
+            there.sort();
+            listed.sort();
+            assert_eq!(listed, there, "the directory and the connections differ");
         }
-        let mut listed: Vec<_> = self.directory.list().iter().map(|client| client.id).collect();
+    }
+
+    /// Checks that each connection is in one process, or on its way to one.
+    fn check_owners(&self) {
+        let of = |(of, worker): (usize, &Worker<E, Watched, L>)| {
+            worker.inputs().map(move |(id, _)| (of, id)).collect::<Vec<_>>()
+        };
+        let mut there: Vec<_> = self.workers().flat_map(of).collect();
+        let seen = self.seen.borrow();
+        let here = seen.of_peer.values().filter(|sight| sight.open && !sight.on_its_way);
+        let mut known: Vec<_> = here.filter_map(|sight| Some((sight.process, sight.id?))).collect();
         there.sort();
-        listed.sort();
-        assert_eq!(listed, there, "the directory and the connections differ");
+        known.sort();
+        assert_eq!(there, known, "a connection is in no process, or in two");
+    }
+
+    /// The workers that run, with their processes.
+    pub(super) fn workers(&self) -> impl Iterator<Item = (usize, &Worker<E, Watched, L>)> {
+        self.servers.iter().filter_map(|server| Some((server.process, server.worker.as_ref()?)))
+    }
+
+    /// The workers of a process that run.
+    fn workers_of(&self, process: usize) -> impl Iterator<Item = &Worker<E, Watched, L>> {
+        self.servers_of(process).filter_map(|server| server.worker.as_ref())
+    }
+
+    pub(super) fn servers_of(&self, process: usize) -> impl Iterator<Item = &Server<E, L>> {
+        self.servers.iter().filter(move |server| server.process == process)
+    }
+
+    /// The processes that were not killed, with their numbers.
+    pub(super) fn living(&self) -> impl Iterator<Item = (usize, &Process)> {
+        (0..).zip(&self.processes).filter(|(_, process)| process.stage != Stage::Killed)
+    }
+
+    /// How many connections there are, and places for those that come.
+    pub(super) fn permits_taken(&self) -> u64 {
+        self.living().map(|(_, process)| process.permits.taken()).sum()
     }
 
     /// Every message of a service has reached the recipients that were there and still are. While
     /// the servers end, what is on its way may be dropped.
     fn check_messages(&self) {
         let mut seen = self.seen.borrow_mut();
-        if self.ended_at.is_some() {
+        // The same if a worker has nothing left because its process was replaced.
+        if self.ended_at.is_some() || self.processes[0].stage == Stage::Retired {
             return seen.log.forgive();
         }
-        let workers = self.servers.iter().filter_map(|server| server.worker.as_ref());
-        let recipients: Vec<_> = workers.flat_map(Worker::recipients).collect();
+        let recipients: Vec<_> = self.workers_of(0).flat_map(Worker::recipients).collect();
         seen.log.check_rest(&recipients);
     }
 
     fn check_counts(&mut self) {
-        let reserve = self.reserve.available();
-        let of = |server: &Server<E, L>| server.pool.held() + server.pool.own();
-        let buffers = self.servers.iter().map(of).sum::<usize>() + reserve;
-        assert_eq!(
-            buffers + self.reserve.travelling(),
-            self.buffers,
-            "free, held and travelling buffers do not add up to all buffers"
-        );
         let of_worker = |worker: &Worker<E, Watched, L>| worker.open() + worker.engine().held();
-        let contexts: usize =
-            self.servers.iter().filter_map(|s| s.worker.as_ref()).map(of_worker).sum();
-        assert_eq!(self.permits.taken(), contexts as u64, "permits taken and connections differ");
+        let (mut sockets, mut moved) = (0, false);
+        for (number, process) in self.living() {
+            let reserve = process.reserve.available();
+            let of = |server: &Server<E, L>| server.pool.held() + server.pool.own();
+            let buffers = self.servers_of(number).map(of).sum::<usize>() + reserve;
+            assert_eq!(
+                buffers + process.reserve.travelling(),
+                self.buffers,
+                "free, held and travelling buffers do not add up to all buffers"
+            );
+            let contexts: usize = self.workers_of(number).map(of_worker).sum();
+            let taken = (contexts + self.upgrades.on_the_way_to(number)) as u64;
+            assert_eq!(process.permits.taken(), taken, "permits taken and connections differ");
+            sockets += contexts;
+            moved |= process.reserve.board().claiming() != 0 && reserve > 0;
+        }
         let of_clients =
             self.clients.as_ref().and_then(|side| side.worker.as_ref()).map_or(0, Worker::open);
-        let open = self.world.borrow().open();
-        assert_eq!(open, contexts + of_clients, "open sockets and live contexts differ");
-        if !self.moved && self.reserve.board().claiming() != 0 && reserve > 0 {
+        let mut world = self.world.borrow_mut();
+        let (open, on_the_way) = (world.open(), world.tokens());
+        assert_eq!(
+            open,
+            sockets + of_clients + on_the_way,
+            "open sockets and live contexts differ"
+        );
+        if !self.moved && moved {
             self.moved = true;
-            self.world.borrow_mut().mark(Mark::BufferMoved);
+            world.mark(Mark::BufferMoved);
         }
     }
 
@@ -236,13 +316,17 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     }
 
     pub(super) fn check_end(&mut self) {
-        assert_eq!(self.permits.taken(), 0, "a permit was lost");
         assert_eq!(self.world.borrow().open(), 0, "a descriptor was lost");
-        assert!(self.servers.iter().all(|server| server.pool.held() == 0), "a lease was lost");
-        let references = |server: &Server<E, L>| server.pool.references_in_use();
-        assert_eq!(self.servers.iter().map(references).sum::<usize>(), 0, "a reference was lost");
-        assert_eq!(self.reserve.travelling(), 0, "a parcel was lost");
+        for (number, process) in self.living() {
+            assert_eq!(process.permits.taken(), 0, "a permit was lost");
+            let held = self.servers_of(number).map(|server| server.pool.held());
+            assert_eq!(held.sum::<usize>(), 0, "a lease was lost");
+            let references = self.servers_of(number).map(|server| server.pool.references_in_use());
+            assert_eq!(references.sum::<usize>(), 0, "a reference was lost");
+            assert_eq!(process.reserve.travelling(), 0, "a parcel was lost");
+        }
         self.check_directory();
+        self.check_owners();
         if let Some(external) = &mut *self.external.borrow_mut() {
             external.look(&mut self.world.borrow_mut(), &self.seen.borrow(), true);
             assert_eq!(self.world.borrow_mut().wrong.take(), None);
@@ -251,7 +335,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         for peer in &self.peers {
             self.check_peer(peer);
         }
-        let cut: u64 = self.servers.iter().map(|server| server.cut).sum();
+        let in_time = |server: &&Server<E, L>| !self.processes[server.process].ends_early;
+        let cut: u64 = self.servers.iter().filter(in_time).map(|server| server.cut).sum();
         self.check_cut(cut);
         match self.ending {
             // A layer that waits for a buffer does not notice that its client has left.
@@ -317,6 +402,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let excused = [CloseReason::Reset, CloseReason::ServicePanic];
         let is_known = self.served != Served::Chargen && !self.served.is_hub() && !sight.holding;
         is_known
+            && !sight.lost
+            && !self.processes[sight.process].ends_early
             && peer.end == Some(End::Reset)
             && peer.reads_to_the_end()
             && !peer.gave_up()
@@ -338,7 +425,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
                 world.mark(mark);
             }
         }
-        assert_eq!(total.accepted, total.closed_total(), "accepted and closed differ");
+        for (number, _) in self.living() {
+            let of = Stats::read(self.servers_of(number).map(|server| &*server.counters)).total();
+            let (came, left) = (of.accepted + of.taken_over, of.closed_total() + of.handed_over);
+            assert_eq!(came, left, "accepted and closed differ, with those that moved");
+        }
         let dropped = self.seen.borrow().log.dropped;
         // A hub counts those of its own members too.
         let agrees = total.messages_dropped == dropped
@@ -397,7 +488,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let (number, reply) = (peer.number, peer.reader.reply);
         let owed = peer.owed_for(sight.delivered, sight.ended);
         assert!(reply <= owed, "peer {number} got more than its reply: {sight:?}");
-        if peer.end == Some(End::Fin) && peer.reads_to_the_end() && !sight.holding {
+        let is_whole = peer.end == Some(End::Fin) && peer.reads_to_the_end();
+        if is_whole && !sight.holding && !sight.lost {
             assert_eq!(reply, owed, "peer {number}: FIN came before the whole reply: {sight:?}");
         }
         // The send time-out may cut the last bytes, but the reason stays `PeerClosed`.
@@ -464,7 +556,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let heard = peer.member.as_ref().map_or(&peer.reader.external, |member| &member.external);
         let (taken, number) = (&sight.external, peer.number);
         // A hub sends what it has queued for a client only on an orderly close.
-        let in_order = peer.member.is_none() || sight.finished.is_some();
+        let in_order = (peer.member.is_none() || sight.finished.is_some()) && !sight.lost;
         if peer.end == Some(End::Fin) && peer.reads_to_the_end() && in_order {
             assert_eq!(heard, taken, "peer {number}: external messages and those of services");
             for &message in heard {

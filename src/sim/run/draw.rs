@@ -7,16 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::upgrade::{Process, Stage, Upgrades};
 use super::{ClientSide, Ending, HEALED_AFTER, PATIENCE, Server, Simulation};
 use crate::buffer::{Pool, Reserve};
 use crate::builtin::OfListener;
 use crate::builtin::dispatch::ListenerServices;
 use crate::config::Limits;
+use crate::engine::sys::Listening;
 use crate::service::{ServiceFactory, ServicePlan, WorkerContext};
 use crate::shared::counters::Counters;
-use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
-use crate::shared::permits::Permits;
 use crate::sim::external::External;
 use crate::sim::external_message::EXTERNAL_MIN;
 use crate::sim::marks::Mark;
@@ -26,10 +26,10 @@ use crate::sim::protocol::{Script, Served};
 use crate::sim::seat::{Seat, SeatParts};
 use crate::sim::service::{Clients, Watched, Whims};
 use crate::sim::sys::Woken;
-use crate::sim::world::{Event, Handle, Rates, Shared, What, World};
+use crate::sim::world::{Event, Handle, ListenerId, Rates, Shared, What, World};
 use crate::worker::layer::Layer;
 use crate::worker::layer::header::WELCOME;
-use crate::worker::{Rules, Setup, Worker};
+use crate::worker::{ListenerOf, Rules, Setup, Worker};
 
 impl World {
     /// A world with the rates and sizes of a seed. Each kind of fault occurs in some seeds only.
@@ -62,10 +62,10 @@ impl World {
 
 /// The parameters drawn for the servers.
 #[derive(Debug)]
-struct Draw {
-    connections: usize,
-    buffers: u32,
-    buffer_size: usize,
+pub(super) struct Draw {
+    pub(super) connections: usize,
+    pub(super) buffers: u32,
+    pub(super) buffer_size: usize,
     served: Served,
     rules: Rules,
     whims: Whims,
@@ -142,25 +142,26 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             .borrow_mut()
             .trace(52, inbox, 0, || format!("{workers} workers, inboxes of {inbox}, {drawn:?}"));
         let mailboxes = Arc::new(Mailboxes::with_room(workers, inbox));
-        let permits = Permits::new(drawn.connections as u64, mailboxes.clone());
-        let reserve = Reserve::new(drawn.buffer_size, drawn.buffers).expect("a few bytes");
+        let limit = drawn.connections as u64;
+        let first = Process::new(&drawn, mailboxes, limit, Stage::Serving);
+        let drawn = Rc::new(drawn);
         let seen = Rc::default();
         let late_buffers = world.borrow().rates.late_buffer > 0;
         world.borrow_mut().linger = drawn.rules.linger;
+        let upgrades = Upgrades::draw(&world.borrow(), drawn.served, inbox);
         let mut simulation = Simulation {
+            drawn: drawn.clone(),
+            layer,
             servers: Vec::new(),
+            processes: vec![first],
+            upgrades,
             clients: None,
             peers: Vec::new(),
             seen,
-            reserve,
             buffers: drawn.buffers as usize,
             buffer_size: drawn.buffer_size,
-            permits,
-            directory: Directory::new(workers, drawn.connections),
-            mailboxes,
             external: Rc::default(),
             served: drawn.served,
-            connections: drawn.connections as u64,
             late_buffers,
             begun,
             ending: Ending::Quiet,
@@ -178,11 +179,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             moved: false,
             world,
         };
-        let plan = plan(&drawn, workers);
-        for index in 0..workers {
-            let server = simulation.server(index, &drawn, &plan, layer());
-            simulation.servers.push(server);
-        }
+        let listeners =
+            (0..workers).map(|_| vec![simulation.world.borrow_mut().listen()]).collect();
+        simulation.add_servers(listeners);
         simulation.add_peers();
         simulation.clients = simulation.client_side(&drawn);
         let external = simulation.external_thread(&drawn);
@@ -191,55 +190,73 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         simulation
     }
 
+    /// Adds the workers of the last process, with the listeners of each.
+    pub(super) fn add_servers(&mut self, listeners: Vec<Vec<ListenerId>>) {
+        let plan = plan(&self.drawn, listeners.len());
+        for (index, listeners) in listeners.into_iter().enumerate() {
+            let server = self.server(index, listeners, &plan);
+            self.servers.push(server);
+        }
+    }
+
     fn server(
         &self,
         index: usize,
-        drawn: &Draw,
+        listeners: Vec<ListenerId>,
         plan: &ServicePlan<ListenerServices>,
-        layer: L,
     ) -> Server<E, L> {
+        let (drawn, number) = (&*self.drawn, self.processes.len() - 1);
+        let process = &self.processes[number];
+        let kept = |&id: &ListenerId| Listening {
+            kept: process.kept.clone(),
+            ..Listening::tcp(Handle { world: self.world.clone(), what: What::Listener(id) })
+        };
         let woken = Arc::new(Woken::default());
-        let pool = Pool::with_references(self.reserve.clone(), index, plan.references_each());
+        let pool = Pool::with_references(process.reserve.clone(), index, plan.references_each());
         let counters = Arc::new(Counters::default());
-        let listener = self.world.borrow_mut().listen();
         let setup = Setup {
             index,
             connections_max: drawn.connections,
-            listeners: 1,
+            listeners: listeners.len(),
             rules: drawn.rules.clone(),
             pool: pool.clone(),
-            permits: Some(self.permits.clone()),
-            mailboxes: self.mailboxes.clone(),
+            permits: Some(process.permits.clone()),
+            mailboxes: process.mailboxes.clone(),
             counters: counters.clone(),
-            directory: Some(self.directory.clone()),
+            directory: Some(process.directory.clone()),
         };
         let engine = E::seat(SeatParts {
             world: self.world.clone(),
-            worker: index,
+            worker: Process::FIRST_WORKER * number + index,
             woken: woken.clone(),
             slots: drawn.connections,
             pool: pool.clone(),
-            permits: Some(self.permits.clone()),
-            listeners: vec![Handle { world: self.world.clone(), what: What::Listener(listener) }],
+            permits: Some(process.permits.clone()),
+            listeners: listeners.iter().map(kept).collect(),
         });
         let make = |context: &WorkerContext| Watched {
             world: self.world.clone(),
             seen: self.seen.clone(),
             whims: drawn.whims,
             idle_timeout: drawn.rules.idle_timeout,
+            process: number,
             gone: Vec::new(),
             wakes: drawn.served.is_hub() || drawn.served == Served::Chargen,
-            sender: self.sender(index, drawn),
-            external: self.external.clone(),
+            sender: self.sender(index, drawn).filter(|_| number == 0),
+            external: if number == 0 { self.external.clone() } else { Rc::default() },
             inner: plan.make(context),
         };
-        let mut worker = Worker::with_layer(engine, setup, make, layer);
+        let of = |_: &ListenerId| ListenerOf { number: 0, kept: process.kept.clone() };
+        let of: Vec<_> = listeners.iter().map(of).collect();
+        let worker = Worker::with_layer(engine, setup, make, (self.layer)());
+        let mut worker = worker.with_listeners(&of);
         // Drawn separately, so that the other draws do not change. In most seeds it is so little
         // that a turn ends in the middle of what there is to do.
         let mut rng = fastrand::Rng::with_seed(self.world.borrow().seed ^ 0x776f_726b);
         worker.limit_work(*rng.choice(&[1, 300, 2_000, 1 << 14]).expect("there are some"));
         worker.begin();
-        Server { worker: Some(worker), woken, pool, counters, cut: 0 }
+        let worker = Some(worker);
+        Server { process: number, index, listeners, worker, woken, pool, counters, cut: 0 }
     }
 
     /// The sender of messages for a worker's service, if this seed has any.
@@ -282,9 +299,10 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
         let pause_max = Duration::from_millis(world.rng.u64(1..=300));
         world.after_up_to(pause_max, Event::External);
-        let (mailboxes, reserve) = (self.mailboxes.clone(), self.reserve.clone());
+        let Process { mailboxes, reserve, directory, .. } = &self.processes[0];
+        let (mailboxes, reserve) = (mailboxes.clone(), reserve.clone());
         let rng = fastrand::Rng::with_seed(world.seed ^ 0x0066_6c6f_6f64);
-        Some(External::new(mailboxes, self.directory.clone(), reserve, pause_max, rng))
+        Some(External::new(mailboxes, directory.clone(), reserve, pause_max, rng))
     }
 
     fn client_side(&self, drawn: &Draw) -> Option<ClientSide<E>> {

@@ -2,6 +2,7 @@
 //!
 //! * `draw`: what the seed draws, and the servers, peers and clients made from it
 //! * `checks`: what must hold after every step, when idle, and at the end
+//! * `upgrade`: other processes, which take over from the first one at any step
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -19,20 +20,22 @@ use super::report::{Report, report_of};
 use super::seat::{Seat, wants_turn};
 use super::service::{Clients, Seen, Watched, Whims};
 use super::sys::{SimSys, Woken};
-use super::world::{Event, Shared, World};
+use super::world::{Event, ListenerId, Shared, World};
 use crate::base::time::Time;
-use crate::buffer::{Pool, Reserve};
+use crate::buffer::Pool;
 use crate::engine::MioEngine;
 use crate::shared::counters::Counters;
-use crate::shared::directory::Directory;
-use crate::shared::mailbox::{EndOrder, Mailboxes};
-use crate::shared::permits::Permits;
+use crate::shared::mailbox::EndOrder;
 use crate::worker::layer::header::Header;
 use crate::worker::layer::{Layer, Plain};
 use crate::worker::{Rules, Worker};
 
 mod checks;
 mod draw;
+mod upgrade;
+
+use draw::Draw;
+use upgrade::{Process, Upgrades};
 
 /// Faults end after this time. Then all peers have to finish.
 const HEALED_AFTER: Duration = Duration::from_secs(15);
@@ -80,19 +83,20 @@ fn run_with<E: Seat, L: Layer>(seed: u64, told: bool, layer: fn() -> L) -> Repor
 /// A world with servers and clients in it.
 struct Simulation<E: Seat, L: Layer> {
     world: Shared,
+    drawn: Rc<Draw>,
+    layer: fn() -> L,
+    /// The workers of all processes.
     servers: Vec<Server<E, L>>,
+    /// The first one, and those that took over, or were to.
+    processes: Vec<Process>,
+    upgrades: Upgrades,
     clients: Option<ClientSide<E>>,
     peers: Vec<Peer>,
     seen: Rc<RefCell<Seen>>,
-    reserve: Arc<Reserve>,
     buffers: usize,
     buffer_size: usize,
-    permits: Arc<Permits>,
-    directory: Arc<Directory>,
-    mailboxes: Arc<Mailboxes>,
     external: Rc<RefCell<Option<External>>>,
     served: Served,
-    connections: u64,
     /// A receive may report that no buffer is free although one is.
     late_buffers: bool,
     begun: Time,
@@ -109,14 +113,18 @@ struct Simulation<E: Seat, L: Layer> {
     whims: Whims,
     timers_checked: usize,
     reconnects: usize,
-    /// Since when each connection waits for a buffer, by its ticket.
-    waits: HashMap<u64, Time>,
+    /// Since when each connection waits for a buffer, by its process and ticket.
+    waits: HashMap<(usize, u64), Time>,
     /// Peers whose bytes were deliberately held back when honest peers gave up.
     held_back: HashSet<usize>,
     moved: bool,
 }
 
 struct Server<E: Seat, L: Layer> {
+    process: usize,
+    /// Its number in its process.
+    index: usize,
+    listeners: Vec<ListenerId>,
     worker: Option<Worker<E, Watched, L>>,
     woken: Arc<Woken>,
     pool: Pool,
@@ -150,6 +158,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         for step in 0.. {
             assert!(step < STEPS_MAX, "the seed spins: {}", self.describe_workers());
             self.handle_due_events();
+            self.upgrade_when_it_is_time();
             self.end_when_it_is_time();
             if self.is_over() {
                 break;
@@ -159,6 +168,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
                 Some(Pick::Clients) => self.turn_clients(),
                 None => self.advance_time(),
             }
+            self.settle_moves();
             self.check();
         }
         self.check_end();
@@ -226,19 +236,19 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     fn turn_server(&mut self, index: usize) {
         let server = &mut self.servers[index];
+        let process = &self.processes[server.process];
         let worker = server.worker.as_mut().expect("it was picked because it is there");
         let queue = |worker: &Worker<E, Watched, L>| {
             let waiting = worker.waiting().into_iter();
             waiting.map(|key| (key, worker.phase(key))).collect::<Vec<_>>()
         };
         let before = (queue(worker), server.counters.read().waits_for_buffer);
-        let parcels = self.mailboxes.count(index);
+        let parcels = process.mailboxes.count(server.index);
         let (shed, now) = (worker.being_shed(), self.world.borrow().now);
         // Whether anybody has waited for long enough that a connection may be shed.
-        let is_needed = self
-            .rules
-            .shed_after
-            .is_some_and(|after| self.reserve.board().has_waited_since(now.saturating_sub(after)));
+        let is_needed = self.rules.shed_after.is_some_and(|after| {
+            process.reserve.board().has_waited_since(now.saturating_sub(after))
+        });
         worker.turn().expect("the world's waits do not fail");
         let sheds = worker.being_shed();
         assert!(sheds <= 1, "worker {index} sheds {sheds} connections at once");
@@ -276,6 +286,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let clients =
             self.clients.as_ref().and_then(|side| side.worker.as_ref()).and_then(Worker::deadline);
         let own = [self.next_ending(world.now), Some(self.begun + END)].into_iter().flatten();
+        let own = own.chain(self.upgrades.next());
         let next = servers.chain(clients).chain(world.next()).chain(own).min();
         let next = next.expect("the end of the seed is always ahead").max(world.now);
         assert!(next < self.begun + END, "not over after {END:?}: {}", self.describe_rest());
@@ -351,7 +362,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
         self.ended_at = Some(now);
         self.calm_down();
-        let loaded = self.permits.taken() > 0;
+        let loaded = self.permits_taken() > 0;
         if loaded {
             let mark = if stop { Mark::StopUnderLoad } else { Mark::DrainUnderLoad };
             self.world.borrow_mut().mark(mark);
@@ -365,10 +376,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         if !stop {
             self.world.borrow_mut().cut_from = deadline;
         }
-        for worker in 0..self.servers.len() {
-            let order = if stop { EndOrder::Stop } else { EndOrder::Drain { deadline } };
-            self.mailboxes.order_end(worker, order);
-        }
+        self.end_processes(if stop { EndOrder::Stop } else { EndOrder::Drain { deadline } });
     }
 
     /// Whether all clients have left and the server has noticed it.
@@ -386,7 +394,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             (self.left_at, self.received) = (Some(now), received);
         }
         let left_at = self.left_at.expect("it was set");
-        let still_there = self.permits.taken();
+        let still_there = self.permits_taken();
         let over = still_there == 0 || now >= left_at + FAREWELL;
         assert!(
             !over || still_there == 0 || self.may_wait_for_ever(),
@@ -402,7 +410,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     }
 
     fn is_over(&self) -> bool {
-        self.servers.iter().all(|server| server.worker.is_none()) && self.everybody_left()
+        self.servers.iter().all(|server| server.worker.is_none())
+            && self.upgrades.have_arrived()
+            && self.everybody_left()
     }
 
     fn describe_workers(&self) -> String {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{
-    Edge, Endpoint, EndpointId, Event, Listener, ListenerId, Route, Segment, Unseen, World,
+    Edge, Endpoint, EndpointId, Event, Listener, ListenerId, Route, Segment, Unseen, Watch, World,
 };
 use crate::base::time::Time;
 use crate::error::Errno;
@@ -187,26 +187,23 @@ impl World {
         self.listeners[id].backlog.len()
     }
 
-    /// Whether clients wait at an open listener whose readiness was reported.
-    pub(in crate::sim) fn has_waiting(&self, id: ListenerId) -> bool {
-        let listener = &self.listeners[id];
-        let untold = listener.edge.any() && listener.edge.at > self.now;
-        listener.open && !listener.backlog.is_empty() && !untold
+    /// Whether clients wait at an open listener, whose readiness was reported to this worker.
+    pub(in crate::sim) fn has_waiting(&self, id: ListenerId, worker: usize) -> bool {
+        let Listener { watches, backlog, open } = &self.listeners[id];
+        let untold = |(watch, edge): &(Watch, Edge)| {
+            watch.worker == worker && edge.any() && edge.at > self.now
+        };
+        *open && !backlog.is_empty() && !watches.iter().any(untold)
     }
 
     pub(crate) fn listen(&mut self) -> ListenerId {
-        self.listeners.push(Listener {
-            backlog: VecDeque::new(),
-            open: true,
-            watch: None,
-            edge: Edge::default(),
-        });
+        self.listeners.push(Listener { backlog: VecDeque::new(), open: true, watches: Vec::new() });
         self.listeners.len() - 1
     }
 
     pub(super) fn close_listener(&mut self, id: ListenerId) {
         self.listeners[id].open = false;
-        self.listeners[id].watch = None;
+        self.listeners[id].watches.clear();
         while let Some(far) = self.listeners[id].backlog.pop_front() {
             self.mark(Mark::BacklogReset);
             self.reset_other(far);

@@ -5,6 +5,7 @@
 //! * here: the types, random faults, the trace, and time
 //! * `connections`: opens and closes connections
 //! * `bytes`: transfers data over them
+//! * `descriptors`: several descriptors of a socket, in several processes
 //! * `readiness`: reports their readiness
 
 use std::cell::RefCell;
@@ -13,6 +14,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::marks::{Mark, Marks};
@@ -22,6 +24,7 @@ use crate::error::Errno;
 
 mod bytes;
 mod connections;
+mod descriptors;
 mod readiness;
 
 pub(crate) type Shared = Rc<RefCell<World>>;
@@ -175,14 +178,16 @@ pub(super) struct Endpoint {
     connected: Option<Result<(), Errno>>,
     watch: Option<Watch>,
     edge: Edge,
+    /// It was watched, and then forgotten, to be registered again.
+    forgotten: bool,
 }
 
 #[derive(Debug)]
 struct Listener {
     backlog: VecDeque<EndpointId>,
     open: bool,
-    watch: Option<Watch>,
-    edge: Edge,
+    /// Who watches it: workers of several processes, if one has taken over from another.
+    watches: Vec<(Watch, Edge)>,
 }
 
 /// The simulated kernel, its clock, and its random faults.
@@ -204,6 +209,13 @@ pub(crate) struct World {
     pub(super) messages: Option<u64>,
     endpoints: Vec<Endpoint>,
     listeners: Vec<Listener>,
+    /// How many descriptors each socket has beside the first one.
+    copies: HashMap<What, usize>,
+    /// Sockets that are on their way between processes, and those whose reference was dropped.
+    tokens: usize,
+    dropped: Arc<Mutex<Vec<EndpointId>>>,
+    /// A process is killed: its connections are reset.
+    pub(super) kills: bool,
     queue: BinaryHeap<Reverse<(Time, u64, Event)>>,
     queued: u64,
     pub(super) descriptors_open: usize,
@@ -243,13 +255,13 @@ impl Trace {
     }
 }
 
-/// A descriptor of the process under test. Dropping it closes it.
+/// A descriptor of a process under test. Dropping it closes it.
 pub(crate) struct Handle {
     pub(crate) world: Shared,
     pub(crate) what: What,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum What {
     Endpoint(EndpointId),
     Listener(ListenerId),
@@ -263,11 +275,7 @@ impl fmt::Debug for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let mut world = self.world.borrow_mut();
-        match self.what {
-            What::Endpoint(id) => world.close(id),
-            What::Listener(id) => world.close_listener(id),
-        }
+        self.world.borrow_mut().close_descriptor(self.what);
     }
 }
 
@@ -287,6 +295,10 @@ impl World {
             messages: None,
             endpoints: Vec::new(),
             listeners: Vec::new(),
+            copies: HashMap::new(),
+            tokens: 0,
+            dropped: Arc::default(),
+            kills: false,
             queue: BinaryHeap::new(),
             queued: 0,
             descriptors_open: 0,

@@ -23,7 +23,9 @@ impl World {
 
     pub(super) fn raise_listener(&mut self, id: ListenerId) {
         let at = self.told_at();
-        self.listeners[id].edge = Edge { readable: true, at, ..Edge::default() };
+        for (_, edge) in &mut self.listeners[id].watches {
+            *edge = Edge { readable: true, at, ..Edge::default() };
+        }
     }
 
     fn told_at(&mut self) -> Time {
@@ -39,10 +41,10 @@ impl World {
     pub(in crate::sim) fn watch(&mut self, what: What, watch: Watch) {
         match what {
             What::Listener(id) => {
-                self.listeners[id].watch = Some(watch);
-                if !self.listeners[id].backlog.is_empty() {
-                    self.raise_listener(id);
-                }
+                let waiting = !self.listeners[id].backlog.is_empty();
+                let at = if waiting { self.told_at() } else { Time::ZERO };
+                let edge = Edge { readable: waiting, at, ..Edge::default() };
+                self.listeners[id].watches.push((watch, edge));
             }
             What::Endpoint(id) => {
                 self.endpoints[id].watch = Some(watch);
@@ -55,7 +57,10 @@ impl World {
                         || self.endpoints[id].mark.is_some(),
                     at: Time::ZERO,
                 };
-                if edge.any() {
+                // The next wait reports what was there before the socket was registered.
+                if self.endpoints[id].forgotten {
+                    self.endpoints[id].edge = edge;
+                } else if edge.any() {
                     self.raise(id, edge);
                 }
             }
@@ -66,8 +71,9 @@ impl World {
     pub(in crate::sim) fn is_ready(&self, worker: usize) -> bool {
         let of_worker = |watch: Option<Watch>| watch.is_some_and(|watch| watch.worker == worker);
         let due = |edge: Edge| edge.any() && edge.at <= self.now;
+        let mut of_listeners = self.listeners.iter().flat_map(|end| &end.watches);
         self.endpoints.iter().any(|end| of_worker(end.watch) && due(end.edge))
-            || self.listeners.iter().any(|end| of_worker(end.watch) && due(end.edge))
+            || of_listeners.any(|&(watch, edge)| watch.worker == worker && due(edge))
     }
 
     /// Takes the readiness due for a worker, in random order.
@@ -75,7 +81,8 @@ impl World {
         let now = self.now;
         let mut ready = Vec::new();
         let ends = self.endpoints.iter_mut().map(|end| (end.watch, &mut end.edge));
-        let listeners = self.listeners.iter_mut().map(|end| (end.watch, &mut end.edge));
+        let listeners = self.listeners.iter_mut().flat_map(|end| &mut end.watches);
+        let listeners = listeners.map(|(watch, edge)| (Some(*watch), edge));
         for (watch, edge) in ends.chain(listeners) {
             let Some(watch) = watch.filter(|watch| watch.worker == worker) else { continue };
             if edge.any() && edge.at <= now {
@@ -92,7 +99,8 @@ impl World {
             watch.is_some_and(|watch| watch.worker == worker && watch.token == token)
         };
         let ends = self.endpoints.iter_mut().map(|end| (end.watch, &mut end.edge));
-        let listeners = self.listeners.iter_mut().map(|end| (end.watch, &mut end.edge));
+        let listeners = self.listeners.iter_mut().flat_map(|end| &mut end.watches);
+        let listeners = listeners.map(|(watch, edge)| (Some(*watch), edge));
         for (watch, pending) in ends.chain(listeners) {
             if matches(watch) {
                 *pending = edge;

@@ -1,12 +1,12 @@
 //! Connections that move from one worker to another, as from one process to another.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::stepped::{RULES, Stepped};
 use super::*;
 use crate::builtin::framed::{Framed, FramedOptions};
 use crate::shared::mailbox::Command;
-use crate::shared::moved::{Facts, Moved, Successor};
+use crate::shared::moved::{Facts, Moved, Passed, Passing, Successor};
 
 /// What a successor says to an offer of one connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,10 +25,10 @@ struct Scripted {
 }
 
 impl Successor for Scripted {
-    fn take(&mut self, connections: &[(Facts, BorrowedFd<'_>)]) -> Result<Vec<bool>, String> {
+    fn take(&mut self, connections: &[(Facts, Passing<'_>)]) -> Result<Vec<bool>, String> {
         let says = if self.says.len() > 1 { self.says.remove(0) } else { self.says[0] };
-        let copy = |(facts, socket): &(Facts, BorrowedFd<'_>)| {
-            (*facts, socket.try_clone_to_owned().unwrap())
+        let copy = |(facts, socket): &(Facts, Passing<'_>)| {
+            (*facts, socket.descriptor().unwrap().try_clone_to_owned().unwrap())
         };
         match says {
             Says::Takes => self.offered.lock().unwrap().extend(connections.iter().map(copy)),
@@ -90,7 +90,7 @@ fn a_connection_at_rest_moves_and_the_other_worker_goes_on_where_it_was() {
     let mut new = framed();
     let mut permit = new.permits.try_take().unwrap();
     permit.mark_used();
-    let moved = Box::new(Moved { facts, socket, permit });
+    let moved = Box::new(Moved { facts, socket: Passed::Descriptor(socket), permit });
     new.worker.core.mailboxes.send(0, Command::GoOnWith(moved)).unwrap();
     new.turns_until("it is there", |worker| worker.open() == 2);
     new.turns_until("an echo", |worker| worker.core.counters.bytes_sent.get() == 7);
