@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::admin::{connect, get};
 use crate::control::{TOKEN, TokenFile, authorized};
-use crate::harness::{Client, Daemon, Fleet, GUARD, binary, eventually, meanwhile};
+use crate::harness::{Client, Daemon, Fleet, GUARD, binary, eventually, have, meanwhile};
 use crate::systemd::passing;
 
 /// A daemon that is upgraded. Dropping it kills the processes that have taken over.
@@ -301,6 +301,55 @@ fn sigusr2_upgrades_and_a_drain_of_the_old_process_ends_its_connections() {
     upgraded.first_has_ended();
     new.ping(1_000);
     assert!(runs(successor));
+}
+
+/// The new process's part of an upgrade, up to the moves. It waits for a file before it says that it
+/// serves.
+const SLOW_TO_SERVE: &str = r#"
+import json, os, socket, sys, time
+folder = os.path.dirname(sys.argv[0])
+channel = socket.socket(fileno=int(sys.argv[1].split("=")[1]))
+opening = json.loads(channel.recv(65536))
+for _ in range(opening["groups"]):
+    socket.recv_fds(channel, 65536, 128)
+channel.send(b'{"Ready":{"taken":[0]}}')
+assert channel.recv(65536) == b"null"
+open(folder + "/told", "w").close()
+while not os.path.exists(folder + "/serve"):
+    time.sleep(0.001)
+channel.send(b'"Serving"')
+channel.recv(65536)
+"#;
+
+#[test]
+fn an_end_between_go_and_the_new_process_serving_waits_until_the_sockets_are_left_to_it() {
+    if !have("python3") {
+        return;
+    }
+    let mut upgraded = Upgraded::start(&["--drain-timeout", "1m"]);
+    let mut client = Client::connect(upgraded.daemon.address());
+    client.ping(10);
+    let program = upgraded.folder.join("slow.py");
+    fs::write(&program, SLOW_TO_SERVE).expect("writing a program");
+    upgraded.install(&format!("exec python3 {} \"$@\"", program.display()));
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| upgraded.ask());
+        let told = upgraded.folder.join("told");
+        eventually("the new process is told to go", || told.exists());
+        upgraded.daemon.signal(Signal::TERM);
+        // Nobody is drained: the new process may serve already, and its sockets are the same.
+        client.ping(1_000);
+        assert!(!upgraded.daemon.log().contains("draining"), "{}", upgraded.daemon.tail());
+        fs::write(upgraded.folder.join("serve"), "").expect("writing a file");
+        let (status, text) = asked.join().expect("a reply");
+        assert!(status == 200 && text.contains("has taken over"), "{status} {text}");
+    });
+    let line = "SIGTERM: draining";
+    eventually("then it drains", || upgraded.daemon.log().contains(line));
+    drop(client);
+    upgraded.first_has_ended();
+    let log = upgraded.daemon.log();
+    assert!(log.find("has taken over") < log.find(line), "{log}");
 }
 
 /// Each client sends as soon as it has its bytes back, so the processes change in the middle of that.

@@ -210,3 +210,92 @@ fn take_over(channel: &Channel, worker: usize, listeners: &[String], taker: &Tak
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::builtin::Echo;
+    use crate::server::ServerHandle;
+    use crate::{Config, Server};
+
+    const NAME: &str = "echo at an address";
+    /// Longer than any reply takes. A channel that says nothing fails the test after it.
+    const GUARD: Duration = Duration::from_secs(10);
+
+    /// A server that takes over, and the old process's end of the line to it.
+    fn taking() -> (ServerHandle, Lines, Channel) {
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let config = Config::new().listen(anywhere).workers(1).max_connections(4);
+        let server = Server::start(config, Echo).unwrap();
+        let (old, new) = Channel::pair(GUARD).unwrap();
+        let socket = new.as_fd().try_clone_to_owned().unwrap();
+        drop(new);
+        let names = [NAME.to_owned()];
+        let lines = Lines::take_over(vec![socket], &names, &server.taker()).unwrap();
+        (server, lines, old)
+    }
+
+    /// A client, and the connection to it that another process has accepted.
+    fn accepted() -> (TcpStream, TcpStream, Record) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, address) = listener.accept().unwrap();
+        let facts = Facts {
+            listener: 0,
+            peer: Peer::Tcp(address),
+            since: Time::from_nanos(1),
+            active_at: crate::engine::sys::monotonic_now(),
+            bytes_received: 3,
+            bytes_sent: 3,
+        };
+        socket.set_nonblocking(true).unwrap();
+        (client, socket, Record::new(NAME, &facts))
+    }
+
+    #[test]
+    fn a_connection_is_taken_over_when_that_is_committed_and_not_before() {
+        let (server, lines, old) = taking();
+        let (mut client, socket, record) = accepted();
+        client.write_all(b"text").unwrap();
+        old.send(&[record], &[socket.as_fd()]).unwrap();
+        let taken = old.receive::<Taken>(Some(GUARD)).unwrap().unwrap();
+        assert_eq!(taken.0.0, [true]);
+        assert_eq!(server.stats().total().connections, 0, "it is the old process's");
+        old.send(&Commit, &[]).unwrap();
+        drop(socket);
+        client.read_exact(&mut [0; 4]).unwrap();
+        assert_eq!(server.stats().total().taken_over, 1);
+        drop((client, lines));
+    }
+
+    #[test]
+    fn a_batch_of_which_not_all_descriptors_came_is_not_taken_and_ends_the_line_at_once() {
+        let (server, _lines, old) = taking();
+        let ((_one, first, record), (_other, _second, another)) = (accepted(), accepted());
+        old.send(&[record, another], &[first.as_fd()]).unwrap();
+        // The old process does not wait for a reply.
+        let reply = old.receive::<Taken>(Some(GUARD));
+        assert!(matches!(reply, Ok(None)), "{reply:?}");
+        assert_eq!(server.stats().total().taken_over, 0);
+        assert!(old.send(&Commit, &[]).is_err(), "nothing more goes through");
+    }
+
+    #[test]
+    fn a_process_that_is_to_end_takes_no_connection() {
+        let (server, _lines, old) = taking();
+        // It does not end while this client is connected.
+        let address = server.local_endpoints()[0].socket_addr().unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"text").unwrap();
+        client.read_exact(&mut [0; 4]).unwrap();
+        server.begin_drain(Duration::from_secs(60));
+        let (_client, socket, record) = accepted();
+        old.send(&[record], &[socket.as_fd()]).unwrap();
+        let taken = old.receive::<Taken>(Some(GUARD)).unwrap().unwrap();
+        assert_eq!(taken.0.0, [false]);
+    }
+}
