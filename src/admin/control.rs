@@ -41,6 +41,16 @@ pub trait Operations: Send + Sync + 'static {
     /// Why nothing was changed.
     fn reload(&self) -> Result<String, String>;
 
+    /// Carries out a change, unless another process is about to replace this one, and would not know of
+    /// it. [`reload`](Operations::reload) is called within this.
+    ///
+    /// # Errors
+    /// Why nothing is changed.
+    fn change(&self, change: &mut dyn FnMut()) -> Result<(), String> {
+        change();
+        Ok(())
+    }
+
     /// Replaces the running process by a new one. Returns what has come of it in one line.
     ///
     /// # Errors
@@ -185,18 +195,20 @@ async fn change<T: Send + 'static>(
     work: impl FnOnce(&State) -> Result<T, NotDone> + Send + 'static,
 ) -> Result<T, Failed> {
     let of_work = state.clone();
-    let done = beside(&state.changes, move || {
-        let done = work(&of_work);
-        match &done {
-            Ok(_) => log::info!(target: super::LOG, "{what}"),
-            Err(NotDone::NoReply) => {
-                log::warn!(target: super::LOG, "{what}: a worker has not replied, and may still do it");
-            }
-            Err(NotDone::Refused(_)) => {}
-        }
-        done
-    });
+    let done = beside(&state.changes, move || note(&what, work(&of_work)));
     Ok(done.await??)
+}
+
+/// Logs a change that was carried out, or may have been.
+fn note<T>(what: &str, done: Result<T, NotDone>) -> Result<T, NotDone> {
+    match &done {
+        Ok(_) => log::info!(target: super::LOG, "{what}"),
+        Err(NotDone::NoReply) => {
+            log::warn!(target: super::LOG, "{what}: a worker has not replied, and may still do it");
+        }
+        Err(NotDone::Refused(_)) => {}
+    }
+    done
 }
 
 pub(super) async fn disconnect(
@@ -239,10 +251,13 @@ async fn set_accepting(
     }
     let what = if accepting { "accepting again" } else { "accepting stopped" };
     let what = format!("{what} at listener={listener} {endpoint}");
-    let done = change(&state, what, move |state| {
-        state.server.set_accepting(listener, accepting, PATIENCE)
+    let of_work = state.clone();
+    let done = beside(&state.changes, move || {
+        let operations = of_work.operations().clone();
+        let set = || of_work.server.set_accepting(listener, accepting, PATIENCE);
+        unless_replaced(operations.as_deref(), || note(&what, set()))
     });
-    done.await?;
+    done.await???;
     Ok(Json(AcceptingPage { listener, accepting }))
 }
 
@@ -254,7 +269,8 @@ pub(super) async fn drain(state: Server) -> Result<(StatusCode, Json<DrainingPag
 
 pub(super) async fn reload(state: Server) -> Result<(StatusCode, Json<ReloadedPage>), Failed> {
     let operations = operations(&state)?;
-    let result = beside(&state.changes, move || operations.reload()).await?;
+    let reload = move || unless_replaced(Some(&*operations), || operations.reload());
+    let result = beside(&state.changes, reload).await??;
     let (status, applied) = match result.is_ok() {
         true => (StatusCode::OK, true),
         false => (StatusCode::UNPROCESSABLE_ENTITY, false),
@@ -272,6 +288,18 @@ pub(super) async fn upgrade(state: Server) -> Result<(StatusCode, Json<UpgradedP
     };
     let (Ok(text) | Err(text)) = result;
     Ok((status, Json(UpgradedPage { upgraded, text })))
+}
+
+/// Carries out a change, unless another process is about to replace this one.
+fn unless_replaced<T>(
+    operations: Option<&dyn Operations>,
+    change: impl FnOnce() -> T,
+) -> Result<T, Failed> {
+    let Some(operations) = operations else { return Ok(change()) };
+    let (mut change, mut result) = (Some(change), None);
+    let done = operations.change(&mut || result = change.take().map(|change| change()));
+    let why = done.err().unwrap_or_else(|| "it was not carried out".to_owned());
+    result.ok_or_else(|| Failed(refused(StatusCode::CONFLICT, &why)))
 }
 
 fn operations(state: &State) -> Result<Arc<dyn Operations>, Failed> {

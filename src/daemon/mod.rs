@@ -302,7 +302,7 @@ fn obey(mut signals: Signals, ending: &Arc<Ending>, operations: &Arc<Operations>
                     thread::sleep(SIGNAL_LINE_GAP);
                 }
                 // The log has the result.
-                let _ = operations.reload_for("SIGHUP");
+                operations.reload_for("SIGHUP");
             }
             SIGUSR2 => {
                 let operations = Arc::clone(operations);

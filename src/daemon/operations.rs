@@ -19,11 +19,15 @@ impl Operations {
         Operations { ending, reloader: Mutex::new(reloader), upgrader }
     }
 
-    /// Reads the settings again. `why` begins the line of the log.
-    ///
-    /// # Errors
-    /// Why nothing was changed.
-    pub(super) fn reload_for(&self, why: &str) -> Result<String, String> {
+    /// Reads the settings again for a signal, which begins the line of the log.
+    pub(super) fn reload_for(&self, signal: &str) {
+        // What comes of it is in the log.
+        if let Err(text) = self.upgrader.unless_under_way(|| drop(self.reload_now(signal))) {
+            log::warn!("{signal}: nothing is changed: {text}");
+        }
+    }
+
+    fn reload_now(&self, why: &str) -> Result<String, String> {
         // After a panic in a reload, the next one begins anew.
         self.reloader.lock().unwrap_or_else(PoisonError::into_inner).reload(why)
     }
@@ -35,7 +39,11 @@ impl admin::Operations for Operations {
     }
 
     fn reload(&self) -> Result<String, String> {
-        self.reload_for("admin")
+        self.reload_now("admin")
+    }
+
+    fn change(&self, change: &mut dyn FnMut()) -> Result<(), String> {
+        self.upgrader.unless_under_way(change)
     }
 
     fn upgrade(&self) -> Result<String, String> {

@@ -275,6 +275,36 @@ fn a_second_upgrade_and_one_of_an_ending_daemon_are_refused() {
 }
 
 #[test]
+fn what_a_new_process_would_not_know_is_not_changed_while_it_starts() {
+    let upgraded = Upgraded::start(&["--upgrade-timeout", "1m"]);
+    let fail = upgraded.folder.join("fail");
+    let until = format!("until test -e {}; do sleep 0.01; done; exit 1", fail.display());
+    upgraded.install(&until);
+    let changes = ["/api/v1/reload", "/api/v1/listeners/0/stop", "/api/v1/listeners/0/start"];
+    let wrong = "an upgrade is under way: try again when it has ended";
+    thread::scope(|scope| {
+        let first = scope.spawn(|| upgraded.ask());
+        eventually("it starts", || upgraded.daemon.log().contains("admin: starting "));
+        for change in changes {
+            let (status, reply) = authorized(&upgraded.daemon, change, b"");
+            assert!(status == 409 && reply.contains(wrong), "{change}: {status} {reply}");
+        }
+        upgraded.daemon.signal(Signal::HUP);
+        let line = format!("SIGHUP: nothing is changed: {wrong}");
+        eventually("a line", || upgraded.daemon.log().contains(&line));
+        fs::write(&fail, "").expect("writing a file");
+        assert_eq!(first.join().expect("a reply").0, 409);
+    });
+    // The process that goes on can be changed again.
+    for change in changes {
+        let (status, reply) = authorized(&upgraded.daemon, change, b"");
+        assert_eq!(status, 200, "{change}: {reply}");
+    }
+    upgraded.daemon.signal(Signal::HUP);
+    eventually("a reload", || upgraded.daemon.log().contains("SIGHUP: reloaded"));
+}
+
+#[test]
 fn sigusr2_upgrades_and_a_drain_of_the_old_process_ends_its_connections() {
     let listen = ["--listen", "127.0.0.1:0", "--listen", "hub://127.0.0.1:0"];
     let mut upgraded = Upgraded::start(&listen);

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,9 @@ pub(in crate::daemon) struct Upgrader {
     lines: Mutex<Option<Lines>>,
     /// Locked during an upgrade, and from the end of the daemon on.
     upgrades: Mutex<Upgrades>,
+    /// Held to read while something is changed, and to write during an upgrade. The new process begins
+    /// with the settings and the stopped listeners of the moment at which it starts.
+    changes: RwLock<()>,
 }
 
 impl Upgrader {
@@ -61,6 +64,7 @@ impl Upgrader {
             listeners,
             lines: Mutex::default(),
             upgrades: Mutex::new(upgrades),
+            changes: RwLock::default(),
         };
         upgrader.show(upgrades);
         upgrader
@@ -87,6 +91,7 @@ impl Upgrader {
                 return Err(text.to_owned());
             }
         };
+        let _no_changes = self.changes.write().unwrap_or_else(PoisonError::into_inner);
         let result = self.try_upgrade(why, *upgrades);
         match &result {
             // The new process shows the counts.
@@ -98,6 +103,24 @@ impl Upgrader {
             }
         }
         result
+    }
+
+    /// Changes something, unless an upgrade is under way: the new process would not know of it.
+    ///
+    /// # Errors
+    /// An upgrade is under way.
+    pub(in crate::daemon) fn unless_under_way<T>(
+        &self,
+        change: impl FnOnce() -> T,
+    ) -> Result<T, String> {
+        let _no_upgrade = match self.changes.try_read() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned),
+            Err(TryLockError::WouldBlock) => {
+                return Err("an upgrade is under way: try again when it has ended".to_owned());
+            }
+        };
+        Ok(change())
     }
 
     /// Keeps the lines of the process that this one has replaced, until this one is replaced.
