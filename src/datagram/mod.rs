@@ -23,7 +23,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -79,20 +79,47 @@ pub(crate) struct Stopper {
     stopped: AtomicBool,
     /// Whether the sockets stay as they are.
     left: AtomicBool,
+    /// Whether the threads receive. Before that, the sockets may be another process's.
+    begun: Mutex<bool>,
+    begins_or_stops: Condvar,
     threads: Threads,
     /// The threads own the sockets, so that these are closed when they end.
     sockets: Vec<Weak<OwnedFd>>,
 }
 
 impl Stopper {
-    /// A stopper of the threads that own these sockets.
+    /// A stopper of the threads that own these sockets. They receive nothing until they
+    /// [begin](Stopper::begin).
     pub(crate) fn new(sockets: Vec<Weak<OwnedFd>>) -> Stopper {
         Stopper { sockets, ..Stopper::default() }
     }
 
-    /// Makes all threads end. What waits in their sockets is not read.
+    /// Makes the threads receive, unless they were stopped.
+    pub(crate) fn begin(&self) {
+        *self.begun() = true;
+        self.begins_or_stops.notify_all();
+    }
+
+    /// Waits until the threads are to receive, or to end.
+    fn wait_to_begin(&self) {
+        let waits = |begun: &mut bool| !*begun && !self.has_stopped();
+        drop(self.begins_or_stops.wait_while(self.begun(), waits));
+    }
+
+    fn begun(&self) -> MutexGuard<'_, bool> {
+        // Each change is a single assignment.
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes all threads end. What waits in their sockets is not read. Threads that have not begun
+    /// leave the sockets as they are.
     pub(crate) fn stop(&self) {
+        let begun = self.begun();
         self.stopped.store(true, Ordering::Release);
+        self.begins_or_stops.notify_all();
+        if !*begun {
+            return;
+        }
         for socket in self.sockets.iter().filter_map(Weak::upgrade) {
             // Linux says ENOTCONN, and wakes the receive nevertheless, now and for good (inet_shutdown
             // in net/ipv4/af_inet.c).
@@ -145,6 +172,7 @@ impl Thread {
         let wait = if self.setup.busy_poll { Wait::No } else { Wait::ForOne };
         let socket = self.setup.socket.clone();
         let stopper = self.setup.stopper.clone();
+        stopper.wait_to_begin();
         let _listed = stopper.threads.enter();
         while !stopper.has_stopped() {
             match self.batch.receive(socket.as_fd(), wait) {

@@ -189,6 +189,9 @@ impl Server {
         let sockets = (bound, datagrams, offers);
         let started = start_workers(&limits, &sizes, sockets, mailboxes, plan, layer);
         let (shared, threads) = started.map_err(|error| with_sum(error, &memory))?;
+        if !config.starts_stopped {
+            shared.datagrams.stopper.begin();
+        }
         let connections_max = limits.max_connections;
         Ok(ServerHandle {
             shared,
@@ -762,12 +765,14 @@ impl ServerHandle {
         self.shared.mailboxes.stopped().iter().copied().collect()
     }
 
-    /// Starts each listener of a server that was started without accepting, except these.
+    /// Starts each listener of a server that was started without accepting, except these. Datagrams are
+    /// received from now on.
     #[cfg(feature = "daemon")]
     pub(crate) fn begin_accepting(&self, except: &[usize]) {
         let all = 0..self.endpoints.len();
         let started = all.filter(|number| !except.contains(number));
         started.for_each(|number| self.shared.mailboxes.set_accepting(number, true));
+        self.shared.datagrams.stopper.begin();
     }
 
     /// Begins a drain and returns at once. No more datagrams are received. The server accepts the connections that wait, closes the

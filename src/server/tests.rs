@@ -1,7 +1,11 @@
 //! Tests of a server's handle used by the server's own services: no call waits for itself.
 
 use std::io::{Read, Write};
+#[cfg(feature = "daemon")]
+use std::net::UdpSocket;
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+#[cfg(feature = "daemon")]
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
 use super::*;
@@ -410,4 +414,44 @@ fn the_connections_of_an_address_that_a_layer_names_are_counted_once_it_is_known
     drop(first);
     wait_for_closed(&server, CloseReason::PeerClosed);
     expect(&named(3), WELCOME);
+}
+
+/// Another descriptor of each socket that a server listens on, for one that takes over.
+#[cfg(feature = "daemon")]
+fn taking_over(config: &Config, from: &ServerHandle) -> ServerHandle {
+    let mut config = config.clone();
+    config.starts_stopped = true;
+    for (on, offer) in config.listen.iter_mut().zip(from.offers()) {
+        let copy = |socket: &Arc<OwnedFd>| socket.try_clone().unwrap();
+        on.take_over(offer.sockets.iter().map(copy).collect(), None).unwrap();
+    }
+    Server::start(config, Echo).unwrap()
+}
+
+#[cfg(feature = "daemon")]
+#[test]
+fn a_server_that_takes_over_receives_no_datagram_before_it_begins_and_may_end_before() {
+    let anywhere = Endpoint::Udp(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
+    let mut config = Config::new().listen(anywhere).workers(1).max_connections(1);
+    config.is_replaceable = true;
+    let old = Server::start(config.clone(), Echo).unwrap();
+    let client = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    client.connect(old.local_endpoints()[0].socket_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    let echo = || {
+        client.send(b"text").unwrap();
+        assert_eq!(client.recv(&mut [0; 8]).unwrap(), 4);
+    };
+    let received = |server: &ServerHandle| server.stats().total().datagrams_received;
+    let new = taking_over(&config, &old);
+    (0..100).for_each(|_| echo());
+    assert_eq!((received(&old), received(&new)), (100, 0));
+    // It ends, and the socket is still the old one's.
+    drop(new);
+    echo();
+    let new = taking_over(&config, &old);
+    new.begin_accepting(&[]);
+    old.retire(&[], Vec::new());
+    echo();
+    assert!(received(&new) > 0);
 }
