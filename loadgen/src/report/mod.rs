@@ -44,6 +44,7 @@ use std::time::SystemTime;
 
 pub use outputs::Outputs;
 pub use rows::Rows;
+pub use text::running;
 pub use verdict::Verdict;
 
 use crate::error::Failure;
@@ -75,6 +76,25 @@ pub struct Report {
     pub command: Vec<String>,
     /// The machine that this is; `None` in tests.
     pub machine: Option<MachineName>,
+}
+
+impl Report {
+    /// A report on a run that goes on, from the records so far.
+    pub fn so_far(plan: Arc<Plan>, records: Records) -> Report {
+        Report {
+            plan,
+            records,
+            began_at: None,
+            clock: None,
+            interrupted: false,
+            aborted: None,
+            server_cores: None,
+            calibration: Standing::None,
+            intervals: Vec::new(),
+            command: Vec::new(),
+            machine: None,
+        }
+    }
 }
 
 /// Why a run that could not pass was ended.

@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use super::hdr::TICKS_PER_HALF;
 use super::line::{Group, Line};
 use super::{Report, datagram, hub, load_text, parts, stamp};
+use crate::plan::Plan;
 use crate::stats::loss::Mismatch;
 use crate::stats::records;
 use crate::units::{binary, metric, time_us};
@@ -66,7 +67,13 @@ fn line(out: &mut String, text: impl Display) {
 }
 
 fn head(out: &mut String, report: &Report) {
-    let plan = &report.plan;
+    line(out, running(&report.plan));
+    let (threads, established) = (report.plan.threads, report.records.established);
+    line(out, format_args!("  {threads} threads and {established} connections"));
+}
+
+/// The first line: how long which target is driven.
+pub fn running(plan: &Plan) -> String {
     let length = match (plan.duration, plan.requests) {
         (Some(duration), _) => whole_time(duration),
         (None, _) => format!("{} requests", plan.own_requests().unwrap_or_default()),
@@ -79,9 +86,7 @@ fn head(out: &mut String, report: &Report) {
         shard if shard.is_whole() => String::new(),
         shard => format!(", shard {shard}"),
     };
-    line(out, format_args!("Running {length} test @ {target}{shard}"));
-    let (threads, established) = (plan.threads, report.records.established);
-    line(out, format_args!("  {threads} threads and {established} connections"));
+    format!("Running {length} test @ {target}{shard}")
 }
 
 fn thread_stats(out: &mut String, report: &Report) {

@@ -26,7 +26,12 @@ pub const KEPT_FROM_RUNNING: f64 = 0.1;
 /// Why the generator could not keep its schedule. `None` if it could, and in a closed loop.
 pub fn generator_limit(plan: &Plan, records: &Records) -> Option<String> {
     plan.open_loop.as_ref()?;
-    lag_limit(records).or_else(|| saturation_limit(records)).or_else(|| waiting_limit(records))
+    lag_limit(records).or_else(|| processor_limit(records))
+}
+
+/// The same without the own lag, which is not known while the run goes on.
+pub fn processor_limit(records: &Records) -> Option<String> {
+    saturation_limit(records).or_else(|| waiting_limit(records))
 }
 
 /// The own lag is part of each latency. If it is a large part, the run measured the generator,

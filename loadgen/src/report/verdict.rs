@@ -2,6 +2,7 @@
 //! generator kept up.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use echopool::builtin::url::ServiceOptions;
 use schemars::JsonSchema;
@@ -13,6 +14,7 @@ use crate::error::Exit;
 use crate::report::validity;
 use crate::stats::cpu::SATURATED;
 use crate::stats::slo::{Decision, Observed, Outcome};
+use crate::units::time_text;
 
 /// From this share of the period, the report mentions that the generator waited for processors,
 /// which the server or other programs used.
@@ -169,6 +171,43 @@ impl Report {
         format!("{}: {}", self.verdict().word(), notes.join("; "))
     }
 
+    /// The verdict on a run that goes on, in the words of its end. The records have the send lag in
+    /// the place of the own lag, of which it is an upper bound: if even that does not limit the run,
+    /// the own lag does not. Requests without a reply are known at the end only.
+    pub fn verdict_so_far(&self) -> String {
+        let Report { plan, records, .. } = self;
+        let verdict = self.verdict();
+        // From outside of a thread it is not known when it polls in vain.
+        let use_known = !records.thread_uses.is_empty() && !plan.busy_poll;
+        let (word, notes) = match verdict {
+            Verdict::GeneratorLimited => match validity::processor_limit(records) {
+                Some(limit) => (verdict.word(), vec![limit]),
+                None => ("undecided", vec![self.sent_late()]),
+            },
+            Verdict::ConnectionsLost => (verdict.word(), vec![self.lost()]),
+            Verdict::Valid if use_known => (verdict.word(), self.worth_so_far()),
+            Verdict::Valid => (verdict.word(), Vec::new()),
+            _ => (verdict.word(), self.notes()),
+        };
+        let mut text = [&[word.to_string()], &notes[..1.min(notes.len())]].concat().join(": ");
+        let unmet = self.objectives().into_iter().filter(|outcome| !outcome.is_met());
+        let more = notes.into_iter().skip(1).chain(unmet.map(|outcome| outcome.to_string()));
+        more.for_each(|note| write!(text, "; {note}").expect("writing to a string"));
+        text
+    }
+
+    fn sent_late(&self) -> String {
+        let lag = Duration::from_nanos(self.records.send_lag.value_at_quantile(0.99));
+        let lag = time_text(lag);
+        format!("requests are sent late (send lag p99 {lag}); the report tells by whose fault")
+    }
+
+    fn lost(&self) -> String {
+        let Report { records, .. } = self;
+        let (lost, all) = (records.losses.total(), records.established + records.reconnects);
+        format!("{lost} of {all} connections lost")
+    }
+
     fn early_end(&self) -> Vec<String> {
         let aborted = self.aborted.as_ref().map(|abort| format!("aborted: {abort}"));
         let interrupted =
@@ -178,6 +217,17 @@ impl Report {
 
     /// What the figures of a valid run are worth.
     fn worth(&self) -> Vec<String> {
+        let Report { plan, records, .. } = self;
+        let mut notes = self.worth_so_far();
+        if plan.open_loop.is_some() {
+            notes.extend(load_text::not_sent(plan, records, self.ended_early()));
+        }
+        notes.extend(datagram::note(records));
+        notes
+    }
+
+    /// The same without what only the end shows.
+    fn worth_so_far(&self) -> Vec<String> {
         let Report { plan, records, .. } = self;
         let mut notes: Vec<_> = self.as_many_as_possible().into_iter().collect();
         let waiting = records.waiting_share_max().unwrap_or_default();
@@ -197,9 +247,7 @@ impl Report {
         });
         if plan.open_loop.is_some() {
             notes.extend(load_text::own_part(records));
-            notes.extend(load_text::not_sent(plan, records, self.ended_early()));
         }
-        notes.extend(datagram::note(records));
         notes
     }
 
@@ -235,7 +283,7 @@ impl Report {
                 notes.push(self.busy_note());
                 notes
             }
-            Verdict::Differed if records.datagrams.is_some() => {
+            Verdict::Differed if plan.over_udp || records.datagrams.is_some() => {
                 vec![format!("{} replies", records.mismatches)]
             }
             Verdict::Differed => {
@@ -281,12 +329,8 @@ impl Report {
                 vec![text]
             }
             Verdict::ConnectionsLost => {
-                let lost = format!(
-                    "{} of {} connections lost, {} requests without a reply",
-                    records.losses.total(),
-                    established + records.reconnects,
-                    records.timed_out + records.unanswered
-                );
+                let unanswered = records.timed_out + records.unanswered;
+                let lost = format!("{}, {unanswered} requests without a reply", self.lost());
                 std::iter::once(lost).chain(self.other_after().map(str::to_string)).collect()
             }
         }

@@ -1,5 +1,6 @@
 //! Processor use: that of a thread, and that of the local server.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use echopool::internals::polled_in_vain;
@@ -11,6 +12,9 @@ use rustix::time::{ClockId, clock_gettime};
 /// Waiting for a processor counts as busy. If both ends share the processors, a thread that cannot
 /// run is just as much the bottleneck.
 pub const SATURATED: f64 = 0.95;
+
+/// The names of the threads of measured clients begin with this.
+pub const CLIENT_THREADS: &str = "clients-";
 
 /// What a thread has used since it started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -56,6 +60,27 @@ impl ThreadUse {
         let (waiting, waiting_unknown) = (waiting.unwrap_or_default(), waiting.is_none());
         let polling = polled_in_vain();
         ThreadUse { span, running, waiting, waiting_unknown, polling, ..ThreadUse::default() }
+    }
+
+    /// The times of the threads of this process whose names begin with [`CLIENT_THREADS`], asked
+    /// from another one: without polling in vain, which only a thread itself knows. Empty if the
+    /// kernel does not tell.
+    pub fn times_of_clients() -> Vec<ThreadUse> {
+        let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        let read = |path: PathBuf| std::fs::read_to_string(path).ok();
+        let of_thread = |path: PathBuf| {
+            let is_client = read(path.join("comm"))?.starts_with(CLIENT_THREADS);
+            let schedstat = is_client.then(|| read(path.join("schedstat"))).flatten()?;
+            let span = clock_gettime(ClockId::Monotonic);
+            let running = schedstat.split_whitespace().next()?.parse().ok()?;
+            Some(ThreadUse {
+                span: Duration::new(span.tv_sec as u64, span.tv_nsec as u32),
+                running: Duration::from_nanos(running),
+                waiting: parse_waiting(&schedstat)?,
+                ..ThreadUse::default()
+            })
+        };
+        threads.filter_map(|thread| of_thread(thread.path())).collect()
     }
 
     /// What it has used since `earlier`.
@@ -219,6 +244,28 @@ mod tests {
         let (before, found) = (clock(), of_process(std::process::id()).expect("this process"));
         assert!(before <= found + tick && found <= clock() + tick, "{before:?} {found:?}");
         assert_eq!(of_process(u32::MAX), None);
+    }
+
+    #[test]
+    fn the_work_of_clients_is_seen_from_another_thread() {
+        let of_clients = || ThreadUse::times_of_clients().len();
+        let before = of_clients();
+        let (send, stop) = std::sync::mpsc::channel::<()>();
+        let named = |name: String| std::thread::Builder::new().name(name);
+        let client = named(format!("{CLIENT_THREADS}0"));
+        let (started, is_started) = std::sync::mpsc::channel();
+        let client = client.spawn(move || {
+            while ThreadUse::times_now().running < Duration::from_millis(2) {}
+            started.send(()).expect("somebody waits");
+            stop.recv()
+        });
+        is_started.recv().expect("it works");
+        let uses = ThreadUse::times_of_clients();
+        assert_eq!(uses.len(), before + 1);
+        let most = uses.iter().map(|used| used.running).max();
+        assert!(most >= Some(Duration::from_millis(2)) && most < Some(Duration::from_secs(60)));
+        drop(send);
+        let _ = client.expect("a thread").join();
     }
 
     #[test]

@@ -126,6 +126,16 @@ impl Profile {
         self.segments.get(nth).map(|segment| segment.time_of(self.end))
     }
 
+    /// The rate at this time from the start (with a warm-up: its start), in requests per second.
+    pub fn rate_at(&self, since: Duration) -> f64 {
+        let nanos = since.as_nanos() as u64;
+        let nth = self.segments.partition_point(|segment| segment.begin_ns <= nanos);
+        let Segment { begin_ns, length_ns, from, to, .. } = self.segments[nth.saturating_sub(1)];
+        let share = (nanos - begin_ns) as f64 / length_ns as f64;
+        let units = from as f64 + (to as f64 - from as f64) * share;
+        units / Rate::PER_SECOND as f64
+    }
+
     fn push(&mut self, length_ns: u64, from: u64, to: u64) {
         let (begin_ns, begin) = match self.segments.last() {
             None => (0, 0),

@@ -126,6 +126,14 @@ fn a_ramp_has_the_rate_that_it_should_at_each_time() {
 }
 
 #[test]
+fn the_rate_at_a_time_is_that_of_its_stage() {
+    let profile = profile("10s:100,10s:100-300,10s:300-0");
+    let at = |seconds: f64| profile.rate_at(Duration::from_secs_f64(seconds)).round();
+    assert_eq!([0.0, 9.9, 10.0, 15.0, 19.99].map(at), [100.0, 100.0, 100.0, 200.0, 300.0]);
+    assert_eq!([25.0, 30.0, 1e6].map(at), [150.0, 0.0, 0.0]);
+}
+
+#[test]
 fn a_schedule_that_ends_at_rate_zero_has_no_next() {
     let times = times(&profile("1s:100,1s:0"), Spacing::Const, &all_threads(1, 1), 1, u64::MAX);
     assert_eq!(times.len(), 100);
