@@ -1,9 +1,8 @@
-//! What the built program writes: every form of the report, further files, objectives, the view on
-//! a terminal, and the exit codes. No times are asserted.
+//! What the built program writes: every form of the report, further files, objectives, and the exit
+//! codes. No times are asserted.
 
 mod common;
 
-use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -536,85 +535,6 @@ fn runs_of_different_services_are_neither_merged_nor_compared_unless_asked() {
         compared.complains("are not of the same kind: ").complains(why);
         assert_eq!((merged.stdout.as_str(), compared.stdout.as_str()), ("", ""));
         loadgen(&format!("compare --anyway {both}")).expect(0).says("Settings differ: ").says(why);
-    }
-}
-
-/// Runs the program on a terminal, and types keys when it shows a text.
-fn on_terminal(columns: u32, wait_for: &str, keys: &str, flags: &str) -> Option<Value> {
-    on_terminal_of("C.UTF-8", columns, wait_for, keys, flags)
-}
-
-/// The same with another locale.
-fn on_terminal_of(
-    locale: &str,
-    columns: u32,
-    wait_for: &str,
-    keys: &str,
-    flags: &str,
-) -> Option<Value> {
-    let python = Command::new("python3").arg("--version").output().is_ok();
-    if !python {
-        assert!(std::env::var_os("CI").is_none(), "would be skipped, but this is CI: no python3");
-        return None;
-    }
-    let mut command = Command::new("python3");
-    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/terminal.py"));
-    command.args([&columns.to_string(), wait_for, keys, env!("CARGO_BIN_EXE_loadgen")]);
-    command.args(flags.split_whitespace()).env("LC_ALL", locale);
-    Some(start(command).wait().expect(0).json())
-}
-
-#[test]
-fn without_utf8_in_the_locale_all_that_is_shown_is_ascii() {
-    let Some(left) = on_terminal_of("C", 100, "/s, p50 ", "q", "-c 5 -d 10m") else { return };
-    let shown = left["shown"].as_str().expect("text");
-    assert!(shown.contains("(q ends)") && shown.contains('#'), "{shown}");
-    assert!(shown.is_ascii(), "{shown}");
-}
-
-#[test]
-fn rows_on_a_terminal_stay_there() {
-    let Some(left) = on_terminal(100, "no keys", "", "-c 5 -d 2100ms --output-format csv") else {
-        return;
-    };
-    let shown = left["shown"].as_str().expect("text");
-    assert!(shown.contains("\n1,0,1000000000,") && shown.contains("\n2,1000000000,"), "{shown}");
-    assert!(!shown.contains('\u{1b}'), "nothing is drawn over\n{shown}");
-}
-
-#[test]
-fn on_a_terminal_there_is_a_view_and_q_ends_it_with_a_report() {
-    let Some(left) = on_terminal(100, "/s, p50 ", "q", "-c 5 -d 10m") else { return };
-    assert_eq!(left["code"], 130);
-    let shown = left["shown"].as_str().expect("text");
-    for text in ["5 of 5 connections, 0 errors (q ends)", ", p99 ", ", max ", "█"] {
-        assert!(shown.contains(text), "no {text:?} in\n{shown}");
-    }
-    // The view is removed before the report, which stays.
-    let (view, report) =
-        shown.split_once("Running 600s").or(shown.split_once("Running 10m")).unwrap();
-    assert!(view.contains("\u{1b}[2K"), "{view}");
-    assert!(!report.contains('\u{1b}'), "{report}");
-    assert!(report.contains("Verdict: valid: interrupted: "), "{report}");
-    let modes = |when: &str| left[format!("modes_{when}")].to_string();
-    assert_eq!(
-        [modes("before"), modes("during"), modes("after")],
-        ["[true,true]", "[false,false]", "[true,true]"]
-    );
-}
-
-#[test]
-fn the_terminal_comes_back_however_the_run_ends() {
-    // Ctrl-C; Ctrl-C twice, which does not wait; Ctrl-\, which is not handled.
-    // A hang-up, and signals that nobody sends to a program but by mistake.
-    let keys = [("\u{3}", 130), ("\u{3}\u{3}", 130), ("\u{1c}", -3), ("kill:15", 130)];
-    let signals = [1, 10, 12, 14, 26, 27].map(|number| (format!("kill:{number}"), -number));
-    let signals = signals.iter().map(|(keys, code)| (keys.as_str(), *code));
-    for (keys, code) in keys.into_iter().chain(signals) {
-        let Some(left) = on_terminal(40, "/s, p50 ", keys, "-c 5 -d 10m -p 2") else { return };
-        assert_eq!(left["code"], code, "{keys:?}: {left:#}");
-        assert_eq!(left["modes_during"].to_string(), "[false,false]", "{keys:?}");
-        assert_eq!(left["modes_after"].to_string(), "[true,true]", "{keys:?}");
     }
 }
 

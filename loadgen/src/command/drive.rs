@@ -1,9 +1,9 @@
 //! Drives the clients of one run from the first connect to the last close, and monitors them.
 
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,8 +11,8 @@ use echopool::error::Errno;
 use echopool::internals::{self, ClientLimits};
 use echopool::service::Service;
 use signal_hook::consts::{
-    SIGABRT, SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
-    SIGVTALRM, SIGXCPU, SIGXFSZ,
+    SIGABRT, SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1,
+    SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
 };
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -60,7 +60,7 @@ pub fn on_signals() -> Result<Arc<AtomicBool>, Failure> {
     let thread = thread::Builder::new().name("signals".into()).spawn(move || {
         for _ in signals.forever() {
             if flag.swap(true, Relaxed) {
-                terminal::restore();
+                terminal::close();
                 std::process::exit(Exit::Interrupted as i32);
             }
         }
@@ -117,8 +117,12 @@ pub fn drive_after(
     let collector = Collector::new(control.handovers(), control.tallies().clone());
     let results = start_threads(&plan, &control)?;
     let form = output.progress_form(io::stdout().is_terminal());
+    let has_view = form == ProgressForm::Auto && terminal::can_redraw();
+    if has_view {
+        restore_on_signals();
+    }
     // Keys are only read if the view says so.
-    let keys = (form == ProgressForm::Auto && terminal::can_redraw()).then(open_keys).flatten();
+    let keys = has_view.then(Keys::open).flatten();
     let mut watch = Watch {
         progress: Progress::new(plan.clone(), form, keys.is_some()),
         keys,
@@ -142,7 +146,7 @@ pub fn drive_after(
     };
     let records = watch.until_all_end(threads(&plan), &results);
     watch.emit_last_intervals(&records);
-    watch.progress.finish();
+    drop(watch.progress);
     drop(watch.keys);
     if let Some(failure) = watch.failure {
         return Err(failure);
@@ -214,18 +218,23 @@ fn start_threads(
     let shared = SharedSenders::of_plan(plan).map(Arc::new);
     for nth in 0..plan.threads {
         let (plan, control, shared) = (plan.clone(), control.clone(), shared.clone());
-        start_thread(format!("clients-{nth}"), &control.clone(), &send, move || {
-            if plan.over_udp {
-                return datagram::run(plan, control, nth);
-            }
-            let limits = plan.share(nth).limits;
-            if let Some(shared) = shared {
-                let members = Members::new(plan.clone(), control, shared, nth);
-                return run_clients(&plan, [0, 0], limits, members).map(Members::into_records);
-            }
-            let client = Client::new(plan.clone(), control, nth, internals::now);
-            run_clients(&plan, [0, 0], limits, client).map(Client::into_records)
-        })?;
+        start_thread(
+            format!("{}{nth}", cpu::CLIENT_THREADS),
+            &control.clone(),
+            &send,
+            move || {
+                if plan.over_udp {
+                    return datagram::run(plan, control, nth);
+                }
+                let limits = plan.share(nth).limits;
+                if let Some(shared) = shared {
+                    let members = Members::new(plan.clone(), control, shared, nth);
+                    return run_clients(&plan, [0, 0], limits, members).map(Members::into_records);
+                }
+                let client = Client::new(plan.clone(), control, nth, internals::now);
+                run_clients(&plan, [0, 0], limits, client).map(Client::into_records)
+            },
+        )?;
     }
     if plan.rude.total() > 0 {
         let (plan, control) = (plan.clone(), control.clone());
@@ -537,23 +546,28 @@ impl ServerUse {
     }
 }
 
-/// The keys of the terminal, if a user can type there. Signals that stop or end the program restore
-/// the terminal before they take effect.
-fn open_keys() -> Option<Keys> {
-    let keys = Keys::open()?;
-    // What the parent has ignored stays ignored, as nohup asks for.
-    let mut signals =
-        Signals::new(STOPPING.iter().filter(|&&one| !terminal::is_ignored(one))).ok()?;
-    let on_signals = move || {
-        for signal in signals.forever() {
-            let changed = terminal::restore();
-            // A stopped job continues here. If this fails the signal has no effect.
-            let _ = emulate_default_handler(signal);
-            if changed {
+/// Signals that stop or end the program restore the terminal before they take effect. One that
+/// continues it makes the view draw all anew.
+fn restore_on_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // What the parent has ignored stays ignored, as nohup asks for.
+        let handled = STOPPING.into_iter().chain([SIGCONT]);
+        // Without this, a signal leaves the terminal as it is.
+        let Ok(mut signals) = Signals::new(handled.filter(|one| !terminal::is_ignored(*one)))
+        else {
+            return;
+        };
+        let on_signals = move || {
+            for signal in signals.forever() {
+                if signal != SIGCONT {
+                    terminal::suspend();
+                    // A stopped job continues here. If this fails the signal has no effect.
+                    let _ = emulate_default_handler(signal);
+                }
                 terminal::resume();
             }
-        }
-    };
-    thread::Builder::new().name("job-control".into()).spawn(on_signals).ok()?;
-    Some(keys)
+        };
+        let _ = thread::Builder::new().name("job-control".into()).spawn(on_signals);
+    });
 }

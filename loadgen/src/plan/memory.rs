@@ -218,5 +218,10 @@ fn thread_bytes(targets: usize) -> u64 {
 /// doubling of its length.
 fn main_thread_bytes(targets: usize, duration: Option<Duration>) -> u64 {
     let rows = duration.map_or(INTERVALS_MAX, |time| time.as_secs().min(INTERVALS_MAX));
-    Records::bytes(targets) + 2 * Collector::bytes() + rows * INTERVAL_BYTES
+    Records::bytes(targets) + 2 * Collector::bytes() + rows * INTERVAL_BYTES + view_bytes()
+}
+
+/// What the live view sums up, and a second on its way to it.
+fn view_bytes() -> u64 {
+    if cfg!(feature = "live") { Records::bytes(1) + Collector::bytes() } else { 0 }
 }

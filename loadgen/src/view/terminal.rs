@@ -1,41 +1,44 @@
-//! Messages on stderr, and the terminal there: its width, and keys that are read one by one during
-//! a run. The mode of the terminal is restored however the program ends, except by SIGKILL.
+//! Messages on stderr, and the terminal there: its size, and keys that are read one by one during
+//! a run. The terminal is restored however the program ends, except by SIGKILL.
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::getpgrp;
 use rustix::termios::{
-    LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp,
-    tcgetwinsize, tcsetattr,
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr,
 };
 
-/// If the width is unknown.
-const COLUMNS_DEFAULT: usize = 80;
+#[cfg(feature = "live")]
+use crate::view::live::screen;
 
-/// The mode before it was changed. Static, because a second signal ends the program from another
-/// thread.
-static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+/// The mode of the terminal during a run. Static, because a second signal ends the program from
+/// another thread.
+static MODE: Mutex<Option<Mode>> = Mutex::new(None);
 
-/// Writes a line to stderr. An error is ignored: there is nowhere to report it, and the measurement
-/// is not affected.
+struct Mode {
+    /// Before it was changed.
+    before: Termios,
+    /// Whether it is changed now. Not while the job is stopped.
+    is_changed: bool,
+}
+
+/// Writes a line to stderr, or keeps it until the live view is gone. An error is ignored: there is
+/// nowhere to report it, and the measurement is not affected.
 pub fn message(line: impl Display) {
+    #[cfg(feature = "live")]
+    if screen::keep(&line) {
+        return;
+    }
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Columns of the terminal that stderr is connected to.
-pub fn columns() -> usize {
-    match tcgetwinsize(io::stderr()) {
-        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
-        _ => COLUMNS_DEFAULT,
-    }
-}
-
-/// Whether stderr is a terminal on which lines can be redrawn.
+/// Whether stderr is a terminal on which a view can be redrawn.
 pub fn can_redraw() -> bool {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    isatty(io::stderr()) && !dumb
+    cfg!(feature = "live") && isatty(io::stderr()) && !dumb
 }
 
 /// Whether the parent of this process, or the process itself, ignores a signal. Unknown where the
@@ -83,16 +86,28 @@ impl Keys {
     /// Whether `q` was typed since the last call. Does not wait.
     pub fn quit(&mut self) -> bool {
         let mut typed = [0; 64];
+        // Held, so that the mode does not become one in which a read waits for a line.
+        let mode = mode();
+        let is_changed = mode.as_ref().is_some_and(|mode| mode.is_changed);
         // Reading from a terminal that belongs to another job would stop the process.
-        let read = is_ours().then(|| rustix::io::read(io::stdin(), &mut typed[..]).ok()).flatten();
+        let can_read = is_changed && is_ours() && has_input();
+        let read = can_read.then(|| rustix::io::read(io::stdin(), &mut typed[..]).ok()).flatten();
         typed[..read.unwrap_or(0)].iter().any(|key| matches!(key, b'q' | b'Q'))
     }
 }
 
 impl Drop for Keys {
     fn drop(&mut self) {
-        restore();
+        restore_mode();
+        *mode() = None;
     }
+}
+
+/// Whether a read of stdin would not wait, whatever mode another job has left.
+fn has_input() -> bool {
+    let stdin = io::stdin();
+    let mut stdin = [PollFd::new(&stdin, PollFlags::IN)];
+    poll(&mut stdin, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Whether stdin is a terminal and this process is in its foreground.
@@ -100,35 +115,62 @@ fn is_ours() -> bool {
     isatty(io::stdin()) && tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
 }
 
+fn mode() -> MutexGuard<'static, Option<Mode>> {
+    MODE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads keys one by one. What the mode was before is what it is now, unless it is changed already.
 fn enter() -> io::Result<()> {
-    let before = tcgetattr(io::stdin())?;
-    let mut mode = before.clone();
-    mode.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
+    let mut mode = mode();
+    let before = match mode.take() {
+        Some(Mode { before, is_changed: true }) => before,
+        _ => tcgetattr(io::stdin())?,
+    };
+    let mut keys = before.clone();
+    keys.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
     // A read returns at once with the available bytes.
-    mode.special_codes[SpecialCodeIndex::VMIN] = 0;
-    mode.special_codes[SpecialCodeIndex::VTIME] = 0;
-    let mut saved = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
-    tcsetattr(io::stdin(), OptionalActions::Now, &mode)?;
-    *saved = Some(before);
+    keys.special_codes[SpecialCodeIndex::VMIN] = 0;
+    keys.special_codes[SpecialCodeIndex::VTIME] = 0;
+    tcsetattr(io::stdin(), OptionalActions::Now, &keys)?;
+    *mode = Some(Mode { before, is_changed: true });
     Ok(())
 }
 
-/// Restores the mode of the terminal if it was changed. Returns whether it was.
-pub fn restore() -> bool {
-    let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let changed = before.is_some();
-    if let Some(before) = before
+fn restore_mode() {
+    if let Some(mode) = &mut *mode()
+        && std::mem::take(&mut mode.is_changed)
         && is_ours()
     {
         // If this fails there is no other way.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &mode.before);
     }
-    changed
 }
 
-/// Reads keys one by one again, after the job was stopped and continued.
+/// Restores the terminal until [`resume`], because the job is stopped or ends.
+pub fn suspend() {
+    #[cfg(feature = "live")]
+    screen::suspend();
+    restore_mode();
+}
+
+/// Restores the terminal for good.
+pub fn close() {
+    #[cfg(feature = "live")]
+    screen::close();
+    restore_mode();
+}
+
+/// Goes on with the view and the keys, after the job was stopped and continued. Whoever had the
+/// terminal meanwhile may have changed its mode and what it shows.
 pub fn resume() {
-    if is_ours() {
+    resume_keys();
+    #[cfg(feature = "live")]
+    screen::resume();
+}
+
+/// Reads keys one by one again, if they were before and this process is in the foreground.
+pub fn resume_keys() {
+    if mode().is_some() && is_ours() {
         // If this fails, `q` needs the enter key.
         let _ = enter();
     }

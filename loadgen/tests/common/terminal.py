@@ -1,6 +1,8 @@
-"""Runs a program on a terminal of its own, types keys when it shows something, and prints as JSON
-what it left: terminal.py COLUMNS WAIT_FOR KEYS PROGRAM ARGUMENT...
-KEYS of the form kill:NUMBER are that signal."""
+"""Runs a program on a terminal of its own, does something each time it shows a text, and prints as
+JSON what it left: terminal.py COLUMNSxROWS WAIT_FOR STEPS PROGRAM ARGUMENT...
+STEPS are separated by "|", and are done one by one when what was shown since the last one contains
+WAIT_FOR: keys to type; kill:NUMBER, that signal; stop, which stops the job and continues it;
+size:COLUMNSxROWS, another size."""
 import fcntl
 import json
 import os
@@ -20,6 +22,11 @@ def modes(descriptor):
     return [bool(flags & termios.ICANON), bool(flags & termios.ECHO)]
 
 
+def set_size(descriptor, text):
+    columns, rows = map(int, text.split("x"))
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
 def run_on(ours, theirs, command):
     """In the child: the terminal becomes its own, with all three standard streams."""
     os.setsid()
@@ -34,39 +41,79 @@ def run_on(ours, theirs, command):
     os.execv(command[0], command)
 
 
-def main(columns, wait_for, keys, command):
-    # The other end stays open here, so that the modes can be read after the program has ended.
-    ours, theirs = os.openpty()
-    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    before, during, shown, status = modes(ours), None, b"", None
-    child = os.fork()
-    if child == 0:
-        run_on(ours, theirs, command)
-    deadline = time.monotonic() + GUARD_S
-    while True:
-        if select.select([ours], [], [], 0.05)[0]:
-            shown += os.read(ours, 65536)
-        elif status is not None:
-            break
-        if during is None and wait_for in shown:
-            during = modes(ours)
-            if keys.startswith(b"kill:"):
-                os.kill(child, int(keys[5:]))
-            else:
-                os.write(ours, keys)
-        if status is None:
-            ended, code = os.waitpid(child, os.WNOHANG)
-            status = code if ended else None
-        if time.monotonic() > deadline:
-            os.kill(child, 9)
-            sys.exit(f"no end within {GUARD_S} s; shown at last: {shown[-400:]!r}")
+class Terminal:
+    def __init__(self, size, command):
+        # The other end stays open here, so that the modes can be read after the program has ended.
+        self.ours, theirs = os.openpty()
+        set_size(self.ours, size)
+        self.settings = repr(termios.tcgetattr(self.ours))
+        self.before = modes(self.ours)
+        self.shown = b""
+        self.deadline = time.monotonic() + GUARD_S
+        self.child = os.fork()
+        if self.child == 0:
+            run_on(self.ours, theirs, command)
+
+    def read(self):
+        """What is shown now; False if there is nothing."""
+        if not select.select([self.ours], [], [], 0.05)[0]:
+            self.guard()
+            return False
+        self.shown += os.read(self.ours, 65536)
+        return True
+
+    def guard(self):
+        if time.monotonic() > self.deadline:
+            os.kill(self.child, 9)
+            sys.exit(f"no end within {GUARD_S} s; shown at last: {self.shown[-400:]!r}")
+
+    def wait_for(self, status):
+        """Reads until the child has this status: ended, or stopped."""
+        while True:
+            found, code = os.waitpid(self.child, os.WNOHANG | os.WUNTRACED)
+            if found and status(code):
+                while self.read():
+                    pass
+                return code
+            self.read()
+
+    def do(self, step):
+        """A step, and the modes before it and, if the job is stopped, while it is."""
+        done = {"begin": len(self.shown), "modes": modes(self.ours)}
+        if step.startswith("kill:"):
+            os.kill(self.child, int(step[5:]))
+        elif step.startswith("size:"):
+            set_size(self.ours, step[5:])
+        elif step == "stop":
+            os.kill(self.child, signal.SIGTSTP)
+            self.wait_for(os.WIFSTOPPED)
+            done |= {"modes_stopped": modes(self.ours), "stopped": len(self.shown)}
+            os.kill(self.child, signal.SIGCONT)
+        else:
+            os.write(self.ours, step.encode())
+        return done
+
+
+def main(size, wait_for, steps, command):
+    terminal = Terminal(size, command)
+    done, since = [], 0
+    # A program may also end without a step.
+    for step in steps.split("|") if steps else []:
+        while wait_for.encode() not in terminal.shown[since:]:
+            terminal.read()
+        done.append(terminal.do(step))
+        since = done[-1].get("stopped", done[-1]["begin"])
+    code = terminal.wait_for(lambda code: os.WIFEXITED(code) or os.WIFSIGNALED(code))
     print(json.dumps({
-        "shown": shown.decode(),
-        "code": os.waitstatus_to_exitcode(status),
-        "modes_before": before,
-        "modes_during": during,
-        "modes_after": modes(ours),
+        "shown": terminal.shown.decode(),
+        # A character for each byte, so that it can be cut anywhere.
+        "bytes": terminal.shown.decode("latin-1"),
+        "steps": done,
+        "code": os.waitstatus_to_exitcode(code),
+        "modes_before": terminal.before,
+        "modes_after": modes(terminal.ours),
+        "same_settings": terminal.settings == repr(termios.tcgetattr(terminal.ours)),
     }))
 
 
-main(int(sys.argv[1]), sys.argv[2].encode(), sys.argv[3].encode(), sys.argv[4:])
+main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])
