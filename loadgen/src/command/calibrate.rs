@@ -37,6 +37,7 @@ use crate::traffic::rate::Rate;
 use crate::traffic::sizes::Sizes;
 use crate::units;
 use crate::units::time_text;
+use crate::view::terminal;
 
 /// Finds the highest rates of the generator on this machine, in a closed and in an open loop, and
 /// the lowest latency that it can measure.
@@ -118,7 +119,7 @@ pub fn run(args: &CalibrateArgs) -> Result<Exit, Failure> {
         }
         Err(Stop::Failure(failure)) => Err(failure),
         Err(Stop::Report(exit, text)) => {
-            crate::view::terminal::message(format_args!("loadgen: nothing was written: {text}"));
+            terminal::message(format_args!("loadgen: nothing was written: {text}"));
             Ok(exit)
         }
     }
@@ -176,7 +177,7 @@ impl Steps<'_> {
         // Twice as many, because connections of one step may still be closing when the next one
         // begins.
         plan.connections = 2 * args.connections;
-        let server = LocalServer::start(&plan)?;
+        let server = LocalServer::start(&plan, |line| terminal::message(line))?;
         let sink_workers = plan.server_workers;
         Ok(Steps { args, machine, interrupted, server, sink_workers, bytes_verified: 0 })
     }

@@ -51,7 +51,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
         print_limits(&plan);
     }
     let mut server = match plan.local_server {
-        true => Some(LocalServer::start(&plan)?),
+        true => Some(LocalServer::start(&plan, |line| terminal::message(line))?),
         false => None,
     };
     if let Some(server) = &server {

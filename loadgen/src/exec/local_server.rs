@@ -5,12 +5,12 @@
 //! not outlive this process, however this process ends.
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use echopool::builtin::url::Spec;
@@ -39,15 +39,18 @@ pub fn serve(args: impl Iterator<Item = OsString>) -> ExitCode {
 pub struct LocalServer {
     child: Child,
     stdin: Option<ChildStdin>,
+    /// Passes on what the server writes to stderr, until it ends.
+    messages: Option<JoinHandle<()>>,
     address: SocketAddr,
 }
 
 impl LocalServer {
-    /// Starts the server for this plan, and waits until it listens.
+    /// Starts the server for this plan, and waits until it listens. `message` is called with each
+    /// line that it writes to stderr, where a view may be that the line would destroy.
     ///
     /// # Errors
     /// It could not be started, or it ended or stayed silent before it listened.
-    pub fn start(plan: &Plan) -> Result<LocalServer, Failure> {
+    pub fn start(plan: &Plan, message: fn(&str)) -> Result<LocalServer, Failure> {
         let connections = plan.connections + plan.rude.total() + CONNECTIONS_SPARE;
         let failed = |text: String| Failure::Setup(format!("the server did not start: {text}"));
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
@@ -69,6 +72,7 @@ impl LocalServer {
             .args(plan.proxy.map(|_| "--proxy=require"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             // An interrupt from the terminal must not reach the server, which is needed until the
             // end.
             .process_group(0)
@@ -76,7 +80,10 @@ impl LocalServer {
             .map_err(|error| failed(error.to_string()))?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().expect("it is a pipe");
-        let mut server = LocalServer { child, stdin, address: ([127, 0, 0, 1], 0).into() };
+        let stderr = child.stderr.take().expect("it is a pipe");
+        let messages = Some(thread::spawn(move || pass_on(stderr, message)));
+        let address = ([127, 0, 0, 1], 0).into();
+        let mut server = LocalServer { child, stdin, messages, address };
         server.address = server.wait_until_ready(stdout).map_err(failed)?;
         Ok(server)
     }
@@ -130,6 +137,14 @@ impl Drop for LocalServer {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+        // Its last words come before what follows.
+        let _ = self.messages.take().map(JoinHandle::join);
+    }
+}
+
+fn pass_on(stderr: impl Read, message: fn(&str)) {
+    for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+        message(&String::from_utf8_lossy(&line));
     }
 }
 
@@ -142,7 +157,16 @@ fn parse_ready(line: &str) -> Result<SocketAddr, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    #[test]
+    fn each_line_is_passed_on() {
+        static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        pass_on(&b"one\n\xfftwo\nthree"[..], |line| LINES.lock().unwrap().push(line.into()));
+        assert_eq!(*LINES.lock().unwrap(), ["one", "\u{fffd}two", "three"]);
+    }
 
     #[test]
     fn the_ready_line_names_the_address() {

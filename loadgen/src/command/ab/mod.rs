@@ -341,7 +341,7 @@ fn with_server(mut plan: Plan) -> Result<(Plan, Option<LocalServer>), Failure> {
     let connections = plan.connections;
     // Those of one round may still be closing when the next one begins.
     plan.connections = 2 * connections;
-    let server = LocalServer::start(&plan)?;
+    let server = LocalServer::start(&plan, |line| terminal::message(line))?;
     plan.connections = connections;
     plan.targets = vec![server.address().into()];
     Ok((plan, Some(server)))

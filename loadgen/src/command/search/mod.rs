@@ -169,7 +169,10 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     if args.output.output_format != OutputFormat::Quiet {
         run::print_limits(&first_plan);
     }
-    let server = first_plan.local_server.then(|| LocalServer::start(&first_plan)).transpose()?;
+    let server = first_plan
+        .local_server
+        .then(|| LocalServer::start(&first_plan, |line| terminal::message(line)))
+        .transpose()?;
     if let Some(server) = &server {
         first_plan.targets = vec![server.address().into()];
     }
