@@ -190,7 +190,10 @@ impl Report {
             _ => (verdict.word(), self.notes()),
         };
         let mut text = [&[word.to_string()], &notes[..1.min(notes.len())]].concat().join(": ");
-        let unmet = self.objectives().into_iter().filter(|outcome| !outcome.is_met());
+        // Whether the generator is late is not known either.
+        let is_known =
+            |one: &Outcome| one.decision != Decision::GeneratorLate || word != "undecided";
+        let unmet = self.objectives().into_iter().filter(|one| !one.is_met() && is_known(one));
         let more = notes.into_iter().skip(1).chain(unmet.map(|outcome| outcome.to_string()));
         more.for_each(|note| write!(text, "; {note}").expect("writing to a string"));
         text
