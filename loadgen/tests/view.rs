@@ -5,9 +5,22 @@
 mod common;
 
 use std::num::NonZero;
+use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use clap::Parser as _;
 
 use common::start;
+use loadgen::cli::RunArgs;
+use loadgen::plan::Plan;
+use loadgen::plan::machine::Machine;
+use loadgen::stats::tally::Snapshot;
+use loadgen::view::live::LiveView;
+use loadgen::view::progress::RunStage;
+use loadgen::view::terminal::Keys;
 use serde_json::Value;
 use vt100::{Color, Parser, Screen};
 
@@ -38,13 +51,24 @@ fn on_terminal_with(
         assert!(std::env::var_os("CI").is_none(), "would be skipped, but this is CI: no python3");
         return None;
     }
+    let program = Path::new(env!("CARGO_BIN_EXE_loadgen"));
+    Some(left_by(program, variables, size, [wait_for, steps], flags))
+}
+
+fn left_by(
+    program: &Path,
+    variables: &[(&str, &str)],
+    size: (u16, u16),
+    steps: [&str; 2],
+    flags: &str,
+) -> Left {
     let mut command = Command::new("python3");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/terminal.py"));
     let (columns, rows) = size;
-    command.args([&format!("{columns}x{rows}"), wait_for, steps, env!("CARGO_BIN_EXE_loadgen")]);
+    command.arg(format!("{columns}x{rows}")).args(steps).arg(program);
     command.args(flags.split_whitespace()).env_remove("NO_COLOR");
     command.envs(variables.iter().copied());
-    Some(Left { json: start(command).wait().expect(0).json(), size })
+    Left { json: start(command).wait().expect(0).json(), size }
 }
 
 impl Left {
@@ -216,6 +240,11 @@ fn there_are_colours_unless_no_color_is_set() {
         let mut cells = cells.filter_map(|(row, column)| view.screen().cell(row, column));
         let coloured = cells.any(|cell| cell.fgcolor() != Color::Default);
         assert_eq!(coloured, has_colours, "NO_COLOR={value:?}");
+        // The word after "Verdict so far: " stands out all the same.
+        let contents = view.screen().contents();
+        let row = contents.lines().position(|line| line.starts_with("Verdict so far"));
+        let word = view.screen().cell(row.expect("a verdict") as u16, 16).expect("a cell");
+        assert!(word.bold() && word.contents() == "v", "NO_COLOR={value:?}");
     }
 }
 
@@ -228,4 +257,43 @@ fn rows_on_a_terminal_stay_there() {
     let shown = left.shown();
     assert!(shown.contains("\n1,0,1000000000,") && shown.contains("\n2,1000000000,"), "{shown}");
     assert!(!shown.contains('\u{1b}'), "nothing is drawn over\n{shown}");
+}
+
+/// Set in the process that panics.
+const PANICS: &str = "LOADGEN_TEST_PANICS";
+
+#[test]
+fn a_panic_restores_the_terminal_before_its_message() {
+    if std::env::var_os(PANICS).is_some() {
+        panic_under_a_view();
+    }
+    let python = Command::new("python3").arg("--version").output().is_ok();
+    if !python {
+        return;
+    }
+    // This test again, on a terminal.
+    let itself = std::env::current_exe().expect("it has a path");
+    let variables = [(PANICS, "1"), ("LC_ALL", "C.UTF-8"), ("RUST_BACKTRACE", "0")];
+    let flags = "--exact a_panic_restores_the_terminal_before_its_message --nocapture";
+    let left = left_by(&itself, &variables, (80, 24), ["warming", "q"], flags);
+    assert_view(left.before_step(0).screen(), &["warming up"]);
+    let end = left.at_end();
+    let contents = end.screen().contents();
+    assert!(contents.contains("panicked at") && contents.contains("on purpose"), "{contents}");
+    left.assert_restored("panic");
+}
+
+fn panic_under_a_view() {
+    let args = RunArgs::parse_from(["loadgen", "-c", "5", "-w", "1s"]);
+    let plan = Plan::new(&args.run, &Machine::read(), &[], 1).expect("possible");
+    let mut keys = Keys::open().expect("a terminal");
+    let view = LiveView::start(Arc::new(plan), true).expect("a thread");
+    view.update(RunStage::Measuring(Duration::ZERO), &Snapshot::default());
+    // It is typed when the view is shown.
+    while !keys.quit() {
+        thread::yield_now();
+    }
+    // Neither is dropped.
+    std::mem::forget((view, keys));
+    panic!("on purpose");
 }
