@@ -1,8 +1,8 @@
 """Runs a program on a terminal of its own, does something each time it shows a text, and prints as
 JSON what it left: terminal.py COLUMNSxROWS WAIT_FOR STEPS PROGRAM ARGUMENT...
 STEPS are separated by "|", and are done one by one when what was shown since the last one contains
-WAIT_FOR: keys to type; kill:NUMBER, that signal; stop, which stops the job and continues it;
-size:COLUMNSxROWS, another size."""
+WAIT_FOR: keys to type; kill:NUMBER,NUMBER..., these signals at once; stop, which stops the job and
+continues it; size:COLUMNSxROWS, another size."""
 import fcntl
 import json
 import os
@@ -81,7 +81,8 @@ class Terminal:
         """A step, and the modes before it and, if the job is stopped, while it is."""
         done = {"begin": len(self.shown), "modes": modes(self.ours)}
         if step.startswith("kill:"):
-            os.kill(self.child, int(step[5:]))
+            for number in step[5:].split(","):
+                os.kill(self.child, int(number))
         elif step.startswith("size:"):
             set_size(self.ours, step[5:])
         elif step == "stop":
