@@ -59,6 +59,7 @@ impl<'a> Passing<'a> {
 #[derive(Debug)]
 pub enum Passed {
     /// A descriptor of this process.
+    #[cfg_attr(not(any(test, feature = "daemon")), allow(dead_code, reason = "for the daemon"))]
     Descriptor(OwnedFd),
     /// A socket of the simulated world.
     #[cfg(any(test, feature = "sim"))]
