@@ -9,8 +9,9 @@ use super::marks::Mark;
 use super::member::Member;
 use super::protocol::{Flaw, Script, Served};
 use super::reader::Reader;
-use super::wire::{HeaderFlaw, PROXY, Wire};
-use super::world::{EndpointId, Event, Unseen, World, address_of};
+use super::wire::proxy::Next;
+use super::wire::{Framing, Header, Proxy, Wire, header};
+use super::world::{EndpointId, Event, ServerEnd, Unseen, World, address_of};
 use crate::base::time::Time;
 use crate::builtin::url::After;
 use crate::error::Errno;
@@ -94,8 +95,10 @@ pub(super) struct Peer {
     pub(super) reader: Reader,
     /// Present if the server is a hub.
     pub(super) member: Option<Member>,
-    /// Present if the server has a byte layer.
+    /// Present if its listener has a byte layer.
     wire: Option<Wire>,
+    /// The number of its listener.
+    listener: usize,
     /// Number of bytes received, including external messages.
     heard: u64,
     shut: bool,
@@ -124,7 +127,14 @@ const AUDIENCE_FOR: Duration = Duration::from_secs(17);
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(20);
 
 impl Peer {
-    pub(super) fn new(world: &mut World, number: usize, manner: Manner, script: Script) -> Peer {
+    /// `pool` is how many bytes all buffers of the server hold.
+    pub(super) fn new(
+        world: &mut World,
+        number: usize,
+        manner: Manner,
+        mut script: Script,
+        pool: usize,
+    ) -> Peer {
         let mut stays = world.rng.u8(0..3) == 0;
         let mut stay = Duration::from_nanos(world.rng.u64(0..RUDE_FOR.as_nanos() as u64));
         let mut member = None;
@@ -138,7 +148,23 @@ impl Peer {
             }
         }
         let farewell = manner == Manner::HalfClosing;
-        let wire = world.layered.then(|| Wire::draw(&mut world.rng, number, farewell));
+        let listener = match world.framings.len() {
+            0 | 1 => 0,
+            several => world.rng.usize(0..several),
+        };
+        let wire = match world.framings.get(listener) {
+            None | Some(Framing::Plain) => None,
+            Some(Framing::Header) => {
+                Some(Wire::Header(Header::draw(&mut world.rng, number, farewell)))
+            }
+            Some(&Framing::Proxy { required }) => {
+                let of_script = (script.takes_any_bytes(), manner == Manner::Silent);
+                let rng = &mut world.rng;
+                let mut proxy = Proxy::draw(rng, number, required, of_script, pool);
+                script.begin_with(&proxy.take_payload());
+                Some(Wire::Proxy(proxy))
+            }
+        };
         Peer {
             number,
             manner,
@@ -148,6 +174,7 @@ impl Peer {
             reader: Reader::default(),
             member,
             wire,
+            listener,
             heard: 0,
             shut: false,
             stays,
@@ -167,6 +194,9 @@ impl Peer {
     }
 
     fn has_all(&self) -> bool {
+        if !self.is_introduced() {
+            return false;
+        }
         let script = self.script.borrow();
         let owed = match script.served() {
             // The service ignores what it sends. It waits for the same number of bytes.
@@ -256,8 +286,12 @@ impl Peer {
         }
         if !self.begun {
             self.begun = true;
-            let from = if self.wire.is_some() { PROXY } else { self.number };
-            self.endpoint = world.connect(address_of(from), false);
+            let own = || address_of(self.number);
+            let from = self.wire.as_ref().map_or_else(own, Wire::address);
+            self.endpoint = world.connect_to(self.listener, from, false);
+            if let Some(proxy) = self.proxy() {
+                proxy.introduction.endpoint.set(self.endpoint);
+            }
             let (number, manner) = (self.number, self.manner);
             let total = self.script.borrow().said.len() as u64;
             world.trace(30, number, total, || {
@@ -316,10 +350,13 @@ impl Peer {
             Ok(bytes) if bytes.is_empty() => self.fin_came(world),
             Ok(bytes) => {
                 self.heard += bytes.len() as u64;
-                match self.wire.as_mut().map(|wire| wire.hear(world, &bytes)) {
-                    Some(Ok(of_service)) => self.hear(&of_service),
-                    Some(Err(wrong)) => panic!("peer {}: {wrong}", self.number),
-                    None => self.hear(&bytes),
+                let of_service = match &mut self.wire {
+                    Some(Wire::Header(header)) => header.hear(world, &bytes),
+                    None | Some(Wire::Proxy(_)) => Ok(bytes),
+                };
+                match of_service {
+                    Ok(of_service) => self.hear(&of_service),
+                    Err(wrong) => panic!("peer {}: {wrong}", self.number),
                 }
             }
             Err(Errno::AGAIN) => {}
@@ -346,8 +383,8 @@ impl Peer {
     }
 
     fn fin_came(&mut self, world: &mut World) {
-        if let Some(wire) = &mut self.wire {
-            let of_service = wire.fin_came(world);
+        if let Some(Wire::Header(header)) = &mut self.wire {
+            let of_service = header.fin_came(world);
             self.hear(&of_service);
         }
         self.ends(world, End::Fin);
@@ -384,16 +421,35 @@ impl Peer {
         }
     }
 
-    pub(super) fn has_flawed_header(&self) -> bool {
-        self.wire.as_ref().is_some_and(|wire| wire.flaw.is_some())
+    /// Whether the service must never see it.
+    pub(super) fn is_refused(&self) -> bool {
+        self.wire.as_ref().is_some_and(Wire::is_refused)
+    }
+
+    /// The header of the PROXY protocol that it sends, or should.
+    pub(super) fn proxy(&self) -> Option<&Proxy> {
+        match &self.wire {
+            Some(Wire::Proxy(proxy)) => Some(proxy),
+            _ => None,
+        }
+    }
+
+    /// The life of the server's end of its connection, if it has one.
+    pub(super) fn server_end(&self, world: &World) -> Option<ServerEnd> {
+        self.begun.then(|| world.server_end(self.endpoint))
+    }
+
+    /// Whether it has sent what it says before the service's bytes.
+    fn is_introduced(&self) -> bool {
+        self.proxy().is_none_or(Proxy::is_over)
     }
 
     /// Sends the layer's header piece by piece. Returns whether the header is complete.
     fn introduces_itself(&mut self, world: &mut World) -> bool {
-        let Some(wire) = &mut self.wire else { return true };
+        let Some(Wire::Header(wire)) = &mut self.wire else { return true };
         let rest = wire.header_rest();
         if rest.is_empty() {
-            if wire.flaw == Some(HeaderFlaw::Half) {
+            if wire.flaw == Some(header::Flaw::Half) {
                 self.shut = true;
                 let _ = world.shutdown(self.endpoint);
                 return false;
@@ -412,10 +468,37 @@ impl Peer {
         false
     }
 
+    /// Sends a part of the header of the PROXY protocol. Returns the part that is to be sent with
+    /// bytes of the service, or `None` if these have to wait.
+    fn says_header(&mut self, world: &mut World) -> Option<Vec<u8>> {
+        let Some(Wire::Proxy(proxy)) = &mut self.wire else { return Some(Vec::new()) };
+        if self.manner == Manner::Silent {
+            return None;
+        }
+        let part = match proxy.next(&mut world.rng, world.now) {
+            Next::Over => return Some(Vec::new()),
+            Next::Wait => return None,
+            Next::End => {
+                self.shut = true;
+                let _ = world.shutdown(self.endpoint);
+                return None;
+            }
+            Next::Say { part, ends } if ends && world.rng.bool() => return Some(part.to_vec()),
+            Next::Say { part, .. } => part.to_vec(),
+        };
+        match world.send(self.endpoint, &part, false) {
+            Ok(count) => proxy.has_said(count),
+            Err(Errno::AGAIN) => {}
+            Err(_) => self.ends(world, End::Reset),
+        }
+        None
+    }
+
     fn write(&mut self, world: &mut World) {
         if !self.introduces_itself(world) {
             return;
         }
+        let Some(before) = self.says_header(world) else { return };
         self.speak(world);
         let script = self.script.borrow();
         let rest = &script.said[self.sent as usize..];
@@ -425,17 +508,26 @@ impl Peer {
             _ => world.rng.usize(1..=512),
         };
         let bytes = &rest[..rest.len().min(most)];
-        if bytes.is_empty() {
+        if bytes.is_empty() && before.is_empty() {
             return;
         }
         let urgent = self.manner == Manner::Urgent && world.rng.bool();
         let sent = match &self.wire {
-            Some(wire) => world.send(self.endpoint, &wire.sealed(bytes), urgent),
-            None => world.send(self.endpoint, bytes, urgent),
+            Some(Wire::Header(header)) => world.send(self.endpoint, &header.sealed(bytes), urgent),
+            None | Some(Wire::Proxy(_)) => {
+                world.send(self.endpoint, &[&before, bytes].concat(), urgent)
+            }
         };
         drop(script);
         match sent {
-            Ok(count) => self.sent += count as u64,
+            Ok(count) => {
+                let of_header = count.min(before.len());
+                if let Some(Wire::Proxy(proxy)) = &mut self.wire {
+                    proxy.has_said(of_header);
+                    proxy.together |= of_header > 0 && count > of_header;
+                }
+                self.sent += (count - of_header) as u64;
+            }
             Err(Errno::AGAIN) => {}
             Err(_) => self.ends(world, End::Reset),
         }
@@ -443,7 +535,7 @@ impl Peer {
 
     fn has_sent_all(&self) -> bool {
         let said_all = self.member.as_ref().is_none_or(|member| member.wishes == 0);
-        said_all && self.sent as usize == self.script.borrow().said.len()
+        said_all && self.is_introduced() && self.sent as usize == self.script.borrow().said.len()
     }
 
     /// Whether it may leave now. Some peers stay to receive external messages, or after half a

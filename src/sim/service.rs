@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use super::marks::Mark;
 use super::member::Asked;
 use super::messages::{self, Sender};
 use super::protocol::Script;
+use super::run::OPENING_TIMEOUT;
+use super::wire::proxy::Introduction;
 use super::world::{Shared, address_of, canary, peer_of};
 use crate::base::time::Time;
 use crate::buffer::Lease;
@@ -26,6 +29,8 @@ pub(super) struct Seen {
     pub(super) of_peer: HashMap<usize, Sight>,
     /// What each peer sends.
     pub(super) scripts: HashMap<usize, Rc<RefCell<Script>>>,
+    /// Who the peers are, as far as a header names them.
+    pub(super) introductions: HashMap<usize, Rc<Introduction>>,
     /// When each timer was due, and when it fired.
     pub(super) timers: Vec<(Time, Time)>,
     /// All ids ever assigned.
@@ -55,6 +60,10 @@ pub(super) struct Taken {
 #[derive(Clone, Default, Debug)]
 pub(super) struct Sight {
     pub(super) id: Option<ConnectionId>,
+    pub(super) address: Option<SocketAddr>,
+    /// The server did not wait for the end of its header, so that it is the service's. The service
+    /// closes the connection at once.
+    pub(super) unintroduced: bool,
     /// Number of bytes handed to the service.
     pub(super) delivered: u64,
     /// Number of bytes that the service has consumed.
@@ -135,6 +144,8 @@ pub(super) struct Memory {
     panicked: bool,
     /// This wrapper closed it on purpose.
     closes: bool,
+    /// The inner service was not told of it.
+    is_unknown: bool,
     /// The close reason that the inner service returned.
     asked: Option<CloseReason>,
     session: BuiltinSession,
@@ -234,6 +245,40 @@ impl Watched {
         }
     }
 
+    /// Checks that the peer of a new connection is the one that its header names. Returns whether
+    /// the server did not wait for the end of the header.
+    fn is_unintroduced(&self, connection: &Connection<'_>) -> bool {
+        let (seen, mut world) = (self.seen.borrow(), self.world.borrow_mut());
+        let (is_layered, number) = (!world.framings.is_empty(), peer_of(connection.peer()));
+        let Some(introduction) = seen.introductions.get(&number) else {
+            if is_layered && connection.peer() != address_of(number).into() {
+                world.complain(|| format!("the service got the peer {}", connection.peer()));
+            }
+            return false;
+        };
+        let end = world.server_end(introduction.endpoint.get());
+        let is_complete = end.taken >= introduction.header as u64;
+        let at_socket = (!introduction.required).then_some(introduction.from);
+        let expected = if is_complete { introduction.known_as } else { at_socket };
+        if connection.peer().socket_addr() != expected {
+            let got = connection.peer();
+            world.complain(|| format!("peer {number} is {got} for the service: {introduction:?}"));
+        }
+        let waited = end.accepted_at.is_some_and(|at| at + OPENING_TIMEOUT <= world.now);
+        let is_over = waited || end.fin_received || world.cut_from != Time::MAX;
+        if !is_complete && !is_over {
+            world.complain(|| format!("peer {number} was opened in the middle of its header"));
+        }
+        !is_complete
+    }
+
+    /// When bytes last moved, if the peer begins with a header.
+    fn active_at(&self, connection: &Connection<'_>) -> Option<Time> {
+        let seen = self.seen.borrow();
+        let introduction = seen.introductions.get(&peer_of(connection.peer()))?;
+        self.world.borrow().server_end(introduction.endpoint.get()).active_at
+    }
+
     fn panic_by_whim(&self, memory: &mut Memory) {
         if self.chance(self.whims.panics) {
             memory.panicked = true;
@@ -277,9 +322,19 @@ impl Service for Watched {
 
     fn open(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
         let (id, opened_at) = (connection.id(), connection.now());
+        let unintroduced = self.is_unintroduced(connection);
         let mut seen = self.seen.borrow_mut();
         let came_at = seen.taken.len();
-        let sight = Sight { id: Some(id), open: true, opened_at, came_at, ..Sight::default() };
+        let address = connection.peer().socket_addr();
+        let sight = Sight {
+            id: Some(id),
+            address,
+            unintroduced,
+            open: true,
+            opened_at,
+            came_at,
+            ..Sight::default()
+        };
         seen.of_peer.insert(peer_of(connection.peer()), sight);
         if !seen.ids.insert(id) || id.to_bits() == 0 {
             self.world.borrow_mut().complain(|| format!("the id {id} was assigned twice"));
@@ -288,9 +343,14 @@ impl Service for Watched {
             sender.opened(connection, &mut seen.log);
         }
         drop(seen);
+        if unintroduced {
+            (memory.is_unknown, memory.closes) = (true, true);
+            return Answer::Close;
+        }
         self.send_messages(connection);
         memory.hoards = self.chance(self.whims.hoards);
-        memory.active_at = connection.now();
+        // A connection may be idle while the server waits for a header.
+        memory.active_at = self.active_at(connection).unwrap_or(connection.now());
         let answer = self
             .call(connection, memory, |inner, connection, session| inner.open(connection, session));
         self.panic_by_whim(memory);
@@ -450,7 +510,9 @@ impl Service for Watched {
         memory: &mut Box<Memory>,
         reason: CloseReason,
     ) {
-        self.inner.closed(connection, &mut memory.session, reason);
+        if !memory.is_unknown {
+            self.inner.closed(connection, &mut memory.session, reason);
+        }
         self.gone.push(connection.id());
         let founded = self.is_founded(connection, memory, reason);
         let mut world = self.world.borrow_mut();

@@ -14,7 +14,7 @@ use crate::engine::{Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
 use crate::net::sockopt::TcpInfo;
 use crate::service::messenger::Messenger;
-use crate::service::{Answer, Connection, Service, Surroundings};
+use crate::service::{Answer, Attention, Connection, Service, Surroundings};
 use crate::shared::counters::Counters;
 
 impl<S: Service, L: Layer> Core<S, L> {
@@ -269,7 +269,10 @@ impl<S: Service, L: Layer> Core<S, L> {
             taken => {
                 self.counters.wire_bytes_received.add(bytes as u64);
                 self.layer_was_called(engine, key, taken);
-                if self.layer.keeps_input(&self.table.expect_mut(key).layer) {
+                let context = self.table.expect_mut(key);
+                // A layer may also have thrown away what it kept.
+                let holds = context.attention.has(Attention::HOLDS);
+                if holds || self.layer.keeps_input(&context.layer) {
                     self.look_after(key, 0);
                 }
             }

@@ -108,7 +108,10 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let stalled = output.into_iter().chain(input).min();
         let published = self.reserve.board().longest_stalled().map(|(_, since)| since);
         let workers = || self.servers.iter().filter_map(|server| server.worker.as_ref());
-        let any_held = workers().any(|worker| worker.inputs().any(|(_, bytes)| bytes > 0));
+        let holds = |worker: &Worker<E, Watched, L>| {
+            worker.inputs().any(|(_, bytes)| bytes > 0) || worker.kept_by_layers().next().is_some()
+        };
+        let any_held = workers().any(holds);
         assert_eq!(published.is_some(), output.is_some() || any_held, "stalls are published");
         let waits_since = self.longest_wait();
         let world = self.world.borrow();
@@ -122,8 +125,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
         for (index, server) in self.servers.iter().enumerate() {
             let Some(worker) = &server.worker else { continue };
+            let any_waiting = server.listeners.iter().any(|&listener| world.has_waiting(listener));
             assert!(
-                !permits_left || !world.has_waiting(index) || worker.accept_pauses(),
+                !permits_left || !any_waiting || worker.accept_pauses(),
                 "worker {index} sleeps while a client waits and a permit is free"
             );
             let paused = server.counters.read().listeners_paused > 0;
@@ -153,15 +157,20 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     fn longest_unmoved(&self) -> (Option<Time>, Option<Time>) {
         let workers = || self.servers.iter().filter_map(|server| server.worker.as_ref());
         let output = workers().filter_map(Worker::stalled_since).min();
+        let of_layers = |worker: &Worker<E, Watched, L>| {
+            let kept = worker.kept_by_layers().filter(|&(id, _)| worker.is_read(id));
+            kept.map(|(_, since)| since).min()
+        };
+        let kept = workers().filter_map(of_layers).min();
         // As the service saw it. The service is not told when its input is released.
         let holding: Vec<ConnectionId> = workers().flat_map(Worker::holding).collect();
         if holding.is_empty() {
-            return (output, None);
+            return (output, kept);
         }
         let seen = self.seen.borrow();
         let holds = |sight: &&Sight| sight.id.is_some_and(|id| holding.contains(&id));
         let input = seen.of_peer.values().filter(holds).filter_map(|sight| sight.held_since).min();
-        (output, input)
+        (output, input.into_iter().chain(kept).min())
     }
 
     /// Since when the longest waiter in the queue of a worker has been there. The tickets tell the
@@ -184,6 +193,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         there.sort();
         listed.sort();
         assert_eq!(listed, there, "the directory and the connections differ");
+        let seen = self.seen.borrow();
+        let address = |id| seen.of_peer.values().find(|sight| sight.id == Some(id))?.address;
+        for client in self.directory.list() {
+            assert_eq!(client.peer.socket_addr(), address(client.id), "the peer in the directory");
+        }
     }
 
     /// Every message of a service has reached the recipients that were there and still are. While
@@ -251,6 +265,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         for peer in &self.peers {
             self.check_peer(peer);
         }
+        self.check_introductions();
         let cut: u64 = self.servers.iter().map(|server| server.cut).sum();
         self.check_cut(cut);
         match self.ending {
@@ -375,7 +390,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             return;
         };
         assert!(
-            !peer.has_flawed_header(),
+            !peer.is_refused() || sight.unintroduced,
             "the service saw peer {} although its header was wrong",
             peer.number
         );

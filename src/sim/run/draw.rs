@@ -26,9 +26,9 @@ use crate::sim::protocol::{Script, Served};
 use crate::sim::seat::{Seat, SeatParts};
 use crate::sim::service::{Clients, Watched, Whims};
 use crate::sim::sys::Woken;
-use crate::sim::world::{Event, Handle, Rates, Shared, What, World};
+use crate::sim::wire::Framing;
+use crate::sim::world::{Event, Handle, ListenerId, Rates, Shared, What, World};
 use crate::worker::layer::Layer;
-use crate::worker::layer::header::WELCOME;
 use crate::worker::{Rules, Setup, Worker};
 
 impl World {
@@ -109,8 +109,8 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
     }
 }
 
-/// Plans the services.
-fn plan(drawn: &Draw, workers: usize) -> ServicePlan<ListenerServices> {
+/// Plans the services of so many listeners.
+fn plan(drawn: &Draw, workers: usize, listeners: usize) -> ServicePlan<ListenerServices> {
     let limits = Limits {
         workers,
         leases_per_connection_max: drawn.rules.leases_per_connection_max,
@@ -120,7 +120,7 @@ fn plan(drawn: &Draw, workers: usize) -> ServicePlan<ListenerServices> {
         linger: drawn.rules.linger,
         ..Limits::bare(drawn.connections as u32, drawn.buffer_size, drawn.buffers)
     };
-    let services = OfListener::new(vec![drawn.served.options()]);
+    let services = OfListener::new(vec![drawn.served.options(); listeners]);
     if drawn.served.is_hub() {
         // Checked as for one worker: with several, a seed may have fewer buffers than a real hub.
         let limits = Limits { workers: 1, ..limits.clone() };
@@ -130,12 +130,17 @@ fn plan(drawn: &Draw, workers: usize) -> ServicePlan<ListenerServices> {
 }
 
 impl<E: Seat, L: Layer> Simulation<E, L> {
-    pub(super) fn new(world: Shared, layer: fn() -> L) -> Simulation<E, L> {
+    pub(super) fn new(world: Shared, layer: impl Fn(&[Framing]) -> L) -> Simulation<E, L> {
         let (workers, begun) = (world.borrow().workers, world.borrow().now);
         let mut drawn = draw(&mut world.borrow_mut().rng, workers);
-        if !L::IS_PLAIN {
-            // The layer's reply must fit into one buffer.
-            drawn.buffer_size = drawn.buffer_size.max(WELCOME.len());
+        if drawn.served.is_hub() {
+            // Each listener would have a hub of its own.
+            world.borrow_mut().framings.truncate(1);
+        }
+        for framing in world.borrow().framings.iter().filter(|_| !drawn.served.is_hub()) {
+            let (buffers, buffer_size) = framing.least_pool();
+            drawn.buffers = drawn.buffers.max(buffers);
+            drawn.buffer_size = drawn.buffer_size.max(buffer_size);
         }
         let inbox = *world.borrow_mut().rng.choice(&[1, 2, 4, 256]).expect("there are some");
         world
@@ -167,6 +172,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             ended_at: None,
             healed: false,
             suspended_at: None,
+            suspensions: Vec::new(),
             left_at: None,
             received: 0,
             rules: drawn.rules.clone(),
@@ -178,9 +184,10 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             moved: false,
             world,
         };
-        let plan = plan(&drawn, workers);
+        let framings = simulation.world.borrow().framings.clone();
+        let plan = plan(&drawn, workers, framings.len().max(1));
         for index in 0..workers {
-            let server = simulation.server(index, &drawn, &plan, layer());
+            let server = simulation.server(index, &drawn, &plan, layer(&framings));
             simulation.servers.push(server);
         }
         simulation.add_peers();
@@ -201,11 +208,15 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let woken = Arc::new(Woken::default());
         let pool = Pool::with_references(self.reserve.clone(), index, plan.references_each());
         let counters = Arc::new(Counters::default());
-        let listener = self.world.borrow_mut().listen();
+        let listeners: Vec<ListenerId> = {
+            let mut world = self.world.borrow_mut();
+            (0..world.framings.len().max(1)).map(|number| world.listen_as(number)).collect()
+        };
+        let handle = |&id| Handle { world: self.world.clone(), what: What::Listener(id) };
         let setup = Setup {
             index,
             connections_max: drawn.connections,
-            listeners: 1,
+            listeners: listeners.len(),
             rules: drawn.rules.clone(),
             pool: pool.clone(),
             permits: Some(self.permits.clone()),
@@ -220,7 +231,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             slots: drawn.connections,
             pool: pool.clone(),
             permits: Some(self.permits.clone()),
-            listeners: vec![Handle { world: self.world.clone(), what: What::Listener(listener) }],
+            listeners: listeners.iter().map(handle).collect(),
         });
         let make = |context: &WorkerContext| Watched {
             world: self.world.clone(),
@@ -239,7 +250,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let mut rng = fastrand::Rng::with_seed(self.world.borrow().seed ^ 0x776f_726b);
         worker.limit_work(*rng.choice(&[1, 300, 2_000, 1 << 14]).expect("there are some"));
         worker.begin();
-        Server { worker: Some(worker), woken, pool, counters, cut: 0 }
+        Server { worker: Some(worker), listeners, woken, pool, counters, cut: 0 }
     }
 
     /// The sender of messages for a worker's service, if this seed has any.
@@ -268,8 +279,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
         let total = if manner == Manner::Silent { 0 } else { total };
         let script = Script::draw(self.served, &mut world.rng, number, total);
-        let peer = Peer::new(world, number, manner, script);
-        self.seen.borrow_mut().scripts.insert(number, peer.script.clone());
+        let peer = Peer::new(world, number, manner, script, self.buffers * self.buffer_size);
+        let mut seen = self.seen.borrow_mut();
+        seen.scripts.insert(number, peer.script.clone());
+        let introduction = peer.proxy().map(|proxy| (number, proxy.introduction.clone()));
+        seen.introductions.extend(introduction);
         peer
     }
 
@@ -290,7 +304,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     fn client_side(&self, drawn: &Draw) -> Option<ClientSide<E>> {
         let mut world = self.world.borrow_mut();
         // These clients send no header, and do not read messages.
-        let simple = !world.layered && world.messages.is_none();
+        let simple = world.framings.is_empty() && world.messages.is_none();
         if drawn.served != Served::Echo || !simple || world.rng.u8(0..3) != 0 {
             return None;
         }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 use super::header::{self, Header};
 use super::proxy::{self, Proxied};
 #[cfg(feature = "tls")]
@@ -19,7 +19,7 @@ use crate::buffer::{Chain, Pool};
 use crate::config::Config;
 use crate::error::{CloseReason, StartError};
 use crate::net::bind::ListenOn;
-use crate::net::proxy::ProxyHeaders;
+use crate::net::proxy::{ProxyHeaders, ProxyOptions};
 #[cfg(feature = "tls")]
 use crate::tls::server::Acceptor;
 #[cfg(feature = "tls")]
@@ -34,7 +34,7 @@ pub(crate) enum Kind {
     Tls(Tls),
     #[cfg(feature = "tls")]
     ProxyTls(Proxied<Tls>),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Header(Header),
 }
 
@@ -46,7 +46,7 @@ pub(crate) enum Held {
     Tls(tls::Held),
     #[cfg(feature = "tls")]
     ProxyTls(proxy::State<tls::Held>),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Header(header::Held),
 }
 
@@ -88,8 +88,14 @@ impl Kind {
         }
         Ok(match proxied {
             false => Kind::Plain(Plain),
-            true => Kind::Proxy(Proxied::new(&listener.proxy, timeout, Plain)),
+            true => Kind::proxied(&listener.proxy, timeout),
         })
+    }
+
+    /// The layer of a listener whose connections begin with a header of the PROXY protocol, and have
+    /// no other layer behind it.
+    pub(crate) fn proxied(options: &ProxyOptions, timeout: Duration) -> Kind {
+        Kind::Proxy(Proxied::new(options, timeout, Plain))
     }
 }
 
@@ -131,7 +137,7 @@ impl ByListener {
         })
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn new(kinds: Vec<Kind>) -> ByListener {
         ByListener::of_listeners(kinds)
     }
@@ -151,7 +157,7 @@ macro_rules! dispatch {
             (Kind::Tls(layer), Held::Tls(held)) => layer.$method(held $(, $argument)*),
             #[cfg(feature = "tls")]
             (Kind::ProxyTls(layer), Held::ProxyTls(held)) => layer.$method(held $(, $argument)*),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             (Kind::Header(layer), Held::Header(held)) => layer.$method(held $(, $argument)*),
             _ => unreachable!("layer {} has another state", $state.kind),
         }
@@ -184,7 +190,7 @@ impl Layer for ByListener {
             Kind::Tls(layer) => Held::Tls(layer.state(tag, at, pool)),
             #[cfg(feature = "tls")]
             Kind::ProxyTls(layer) => Held::ProxyTls(layer.state(tag, at, pool)),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Kind::Header(layer) => Held::Header(layer.state(tag, at, pool)),
         };
         State { kind: kind as u32, held }
@@ -213,7 +219,7 @@ impl Layer for ByListener {
             Kind::Tls(layer) => layer.names_peer(tag, at),
             #[cfg(feature = "tls")]
             Kind::ProxyTls(layer) => layer.names_peer(tag, at),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Kind::Header(layer) => layer.names_peer(tag, at),
         }
     }

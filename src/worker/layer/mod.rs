@@ -36,7 +36,7 @@ use crate::buffer::{Chain, Pool};
 use crate::error::CloseReason;
 
 pub(crate) use by_listener::ByListener;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) use by_listener::Kind;
 
 mod by_listener;
