@@ -48,7 +48,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     }
 
     /// Until the deadline the server knows who the peer is, or has closed the connection.
-    fn check_deadline(&self, peer: &Peer, end: ServerEnd) {
+    pub(super) fn check_deadline(&self, peer: &Peer, end: ServerEnd) {
         let (seen, accepted_at) = (self.seen.borrow(), end.accepted_at.expect("it was filtered"));
         let due = accepted_at + OPENING_TIMEOUT + LATE_MAX;
         let suspended =
@@ -108,8 +108,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         );
         let is_stranger = proxy.sort == Sort::Stranger;
         let is_wrong = peer.is_refused() && (taken > 0 || is_stranger);
-        if taken == 0 && end.fin_received && required && !waited && !is_stranger {
-            self.world.borrow_mut().mark(Mark::ProxyEmpty);
+        if taken == 0 && end.fin_received && required && !is_stranger {
+            // At the deadline it is one or the other.
+            if !waited {
+                self.world.borrow_mut().mark(Mark::ProxyEmpty);
+            }
         } else if waited || end.fin_received || is_wrong {
             unopened.for_header_or_shed += 1;
             if let Some(mark) = proxy.sort.mark(false).filter(|_| proxy.is_as_intended(waited)) {
