@@ -299,6 +299,38 @@ marks! {
     ProxyShed(BOTH),
     /// Closed: proxy header.
     ClosedProxyHeader(BOTH),
+    /// A handshake of the stand-in for TLS was done in pieces.
+    RecordsCut(BOTH),
+    /// A reply of the handshake was longer than a buffer.
+    RecordsLong(BOTH),
+    /// A peer ended its stream with close_notify, and got all of its reply and close_notify.
+    RecordsClosed(BOTH),
+    /// The same, without FIN of the peer before that.
+    RecordsHalfClosed(BOTH),
+    /// The layer found no buffer.
+    RecordsStarved(BOTH),
+    /// Bytes that are no record were answered with an alert.
+    RecordsRefused(BOTH),
+    /// FIN in the middle of a handshake closed its connection.
+    RecordsCutShort(BOTH),
+    /// A handshake that stops was closed at its deadline.
+    RecordsStalled(BOTH),
+    /// A drain began in the middle of a handshake.
+    RecordsDrained(BOTH),
+    /// A record that is not authentic was answered with an alert.
+    RecordsForged(BOTH),
+    /// A record that is too long was answered with an alert.
+    RecordsTooLong(BOTH),
+    /// FIN came without close_notify.
+    RecordsTruncated(BOTH),
+    /// FIN came within a record.
+    RecordsTruncatedWithin(BOTH),
+    /// Closed: TLS handshake.
+    ClosedTlsHandshake(BOTH),
+    /// Closed: TLS alert.
+    ClosedTlsAlert(BOTH),
+    /// Closed: TLS truncated.
+    ClosedTlsTruncated(BOTH),
     /// A worker's inbox was full.
     InboxFull(BOTH),
     /// A service used the id of a connection that was gone.
@@ -487,10 +519,11 @@ impl Mark {
             CloseReason::InputLimit => Mark::ClosedInputLimit,
             CloseReason::ServicePanic => Mark::ClosedServicePanic,
             CloseReason::AddressLimit => unreachable!("the world sets no limit per address"),
-            CloseReason::TlsHandshake | CloseReason::TlsAlert | CloseReason::TlsTruncated => {
-                unreachable!("the world has no TLS")
+            CloseReason::ProxyHeader | CloseReason::TlsHandshake => {
+                unreachable!("its service never knew the connection")
             }
-            CloseReason::ProxyHeader => unreachable!("its service never knew the connection"),
+            CloseReason::TlsAlert => Mark::ClosedTlsAlert,
+            CloseReason::TlsTruncated => Mark::ClosedTlsTruncated,
             CloseReason::Drained => Mark::ClosedDrained,
             CloseReason::Stopped => Mark::ClosedStopped,
             CloseReason::MessageTooLong => Mark::ClosedMessageTooLong,

@@ -9,8 +9,7 @@ use super::marks::Mark;
 use super::member::Member;
 use super::protocol::{Flaw, Script, Served};
 use super::reader::Reader;
-use super::wire::proxy::Next;
-use super::wire::{Framing, Header, Proxy, Wire, header};
+use super::wire::{Framing, Header, Proxy, Records, Wire, header, proxy, records};
 use super::world::{EndpointId, Event, ServerEnd, Unseen, World, address_of};
 use crate::base::time::Time;
 use crate::builtin::url::After;
@@ -101,7 +100,9 @@ pub(super) struct Peer {
     listener: usize,
     /// Number of bytes received, including external messages.
     heard: u64,
+    /// It has nothing more to send.
     shut: bool,
+    said_fin: bool,
     /// It stays connected for a while after it has received everything.
     stays: bool,
     pub(super) end: Option<End>,
@@ -164,6 +165,10 @@ impl Peer {
                 script.begin_with(&proxy.take_payload());
                 Some(Wire::Proxy(proxy))
             }
+            Some(Framing::Records) => {
+                let silent = manner == Manner::Silent;
+                Some(Wire::Records(Records::draw(&mut world.rng, silent)))
+            }
         };
         Peer {
             number,
@@ -177,6 +182,7 @@ impl Peer {
             listener,
             heard: 0,
             shut: false,
+            said_fin: false,
             stays,
             end: None,
             begun: false,
@@ -287,7 +293,7 @@ impl Peer {
         if !self.begun {
             self.begun = true;
             let own = || address_of(self.number);
-            let from = self.wire.as_ref().map_or_else(own, Wire::address);
+            let from = self.wire.as_ref().map_or_else(own, |wire| wire.address(self.number));
             self.endpoint = world.connect_to(self.listener, from, false);
             if let Some(proxy) = self.proxy() {
                 proxy.introduction.endpoint.set(self.endpoint);
@@ -352,6 +358,7 @@ impl Peer {
                 self.heard += bytes.len() as u64;
                 let of_service = match &mut self.wire {
                     Some(Wire::Header(header)) => header.hear(world, &bytes),
+                    Some(Wire::Records(records)) => records.hear(&bytes),
                     None | Some(Wire::Proxy(_)) => Ok(bytes),
                 };
                 match of_service {
@@ -434,6 +441,19 @@ impl Peer {
         }
     }
 
+    /// Its records, if the server has the stand-in for TLS.
+    pub(super) fn records(&self) -> Option<&Records> {
+        match &self.wire {
+            Some(Wire::Records(records)) => Some(records),
+            _ => None,
+        }
+    }
+
+    /// Whether it has ended its stream of records, and not the connection.
+    pub(super) fn has_shut_without_fin(&self) -> bool {
+        self.shut && !self.said_fin
+    }
+
     /// The life of the server's end of its connection, if it has one.
     pub(super) fn server_end(&self, world: &World) -> Option<ServerEnd> {
         self.begun.then(|| world.server_end(self.endpoint))
@@ -441,7 +461,7 @@ impl Peer {
 
     /// Whether it has sent what it says before the service's bytes.
     fn is_introduced(&self) -> bool {
-        self.proxy().is_none_or(Proxy::is_over)
+        self.wire.as_ref().is_none_or(Wire::is_introduced)
     }
 
     /// Sends the layer's header piece by piece. Returns whether the header is complete.
@@ -450,8 +470,7 @@ impl Peer {
         let rest = wire.header_rest();
         if rest.is_empty() {
             if wire.flaw == Some(header::Flaw::Half) {
-                self.shut = true;
-                let _ = world.shutdown(self.endpoint);
+                self.sends_fin(world);
                 return false;
             }
             return true;
@@ -476,15 +495,16 @@ impl Peer {
             return None;
         }
         let part = match proxy.next(&mut world.rng, world.now) {
-            Next::Over => return Some(Vec::new()),
-            Next::Wait => return None,
-            Next::End => {
-                self.shut = true;
-                let _ = world.shutdown(self.endpoint);
+            proxy::Next::Over => return Some(Vec::new()),
+            proxy::Next::Wait => return None,
+            proxy::Next::End => {
+                self.sends_fin(world);
                 return None;
             }
-            Next::Say { part, ends } if ends && world.rng.bool() => return Some(part.to_vec()),
-            Next::Say { part, .. } => part.to_vec(),
+            proxy::Next::Say { part, ends } if ends && world.rng.bool() => {
+                return Some(part.to_vec());
+            }
+            proxy::Next::Say { part, .. } => part.to_vec(),
         };
         match world.send(self.endpoint, &part, false) {
             Ok(count) => proxy.has_said(count),
@@ -494,7 +514,60 @@ impl Peer {
         None
     }
 
+    fn sends_fin(&mut self, world: &mut World) {
+        (self.shut, self.said_fin) = (true, true);
+        let _ = world.shutdown(self.endpoint);
+    }
+
+    /// The next bytes of the service, at most as many as its manner allows.
+    fn next_bytes(&self, world: &mut World) -> Vec<u8> {
+        let script = self.script.borrow();
+        let rest = &script.said[self.sent as usize..];
+        let most = match self.manner {
+            Manner::OneByte => 1,
+            _ => world.rng.usize(1..=512),
+        };
+        rest[..rest.len().min(most)].to_vec()
+    }
+
+    /// Sends records, or a part of one.
+    fn write_records(&mut self, world: &mut World) {
+        if self.manner == Manner::Silent {
+            return;
+        }
+        let all_said = self.has_said_all();
+        let Some(Wire::Records(records)) = &mut self.wire else { return };
+        match records.next(&mut world.rng, all_said) {
+            records::Next::Wait => return,
+            records::Next::End => return self.sends_fin(world),
+            records::Next::Send => {}
+            records::Next::Speak => {
+                self.speak(world);
+                let bytes = self.next_bytes(world);
+                if bytes.is_empty() {
+                    return;
+                }
+                if let Some(Wire::Records(records)) = &mut self.wire {
+                    records.speak(&bytes);
+                }
+            }
+        }
+        let most = if self.manner == Manner::OneByte { 1 } else { world.rng.usize(1..=700) };
+        let Some(Wire::Records(records)) = &mut self.wire else { return };
+        match world.send(self.endpoint, &records.part(most), false) {
+            Ok(count) => self.sent += records.has_sent(count),
+            Err(Errno::AGAIN) => {}
+            Err(_) => return self.ends(world, End::Reset),
+        }
+        if records.ends_within_a_record() {
+            self.sends_fin(world);
+        }
+    }
+
     fn write(&mut self, world: &mut World) {
+        if self.records().is_some() {
+            return self.write_records(world);
+        }
         if !self.introduces_itself(world) {
             return;
         }
@@ -514,9 +587,7 @@ impl Peer {
         let urgent = self.manner == Manner::Urgent && world.rng.bool();
         let sent = match &self.wire {
             Some(Wire::Header(header)) => world.send(self.endpoint, &header.sealed(bytes), urgent),
-            None | Some(Wire::Proxy(_)) => {
-                world.send(self.endpoint, &[&before, bytes].concat(), urgent)
-            }
+            _ => world.send(self.endpoint, &[&before, bytes].concat(), urgent),
         };
         drop(script);
         match sent {
@@ -534,8 +605,12 @@ impl Peer {
     }
 
     fn has_sent_all(&self) -> bool {
+        self.is_introduced() && self.has_said_all()
+    }
+
+    fn has_said_all(&self) -> bool {
         let said_all = self.member.as_ref().is_none_or(|member| member.wishes == 0);
-        said_all && self.is_introduced() && self.sent as usize == self.script.borrow().said.len()
+        said_all && self.sent as usize == self.script.borrow().said.len()
     }
 
     /// Whether it may leave now. Some peers stay to receive external messages, or after half a
@@ -555,8 +630,13 @@ impl Peer {
             // The server never closes.
             Manner::HalfClosing if endless && self.has_all() => self.leave(world),
             Manner::HalfClosing if self.has_sent_all() && !self.shut && self.may_leave(world) => {
-                self.shut = true;
-                let _ = world.shutdown(self.endpoint);
+                if self.has_closed_records() {
+                    // close_notify is enough; FIN may follow.
+                    self.shut = true;
+                    if self.records().is_none() || world.rng.bool() {
+                        self.sends_fin(world);
+                    }
+                }
             }
             // Waits for the FIN.
             Manner::HalfClosing => {}
@@ -578,16 +658,34 @@ impl Peer {
         }
     }
 
+    /// Ends its stream of records, if it has one. Returns whether that is done.
+    fn has_closed_records(&mut self) -> bool {
+        let Some(Wire::Records(records)) = &mut self.wire else { return true };
+        if records.can_close() {
+            records.close();
+        }
+        records.is_all_sent()
+    }
+
     fn leave(&mut self, world: &mut World) {
+        // A server whose output never ends may not read the end of its peer's records.
+        let endless = self.script.borrow().served() == Served::Chargen;
+        let is_polite = self.manner.is_honest() && self.number.is_multiple_of(2) && !endless;
+        if is_polite && !self.has_closed_records() {
+            return;
+        }
         world.close(self.endpoint);
         self.ends(world, End::Left);
     }
 
     fn ends(&mut self, world: &mut World, end: End) {
         self.end = Some(end);
+        // A layer that has sent an alert drops the rest of what the service has sent.
+        let alerted = self.records().is_some_and(|records| records.heard_alert);
+        let whole = end == End::Fin && !alerted;
         let heard = match &self.member {
-            Some(member) => member.end(end == End::Fin),
-            None => self.reader.end(&self.script.borrow(), end == End::Fin),
+            Some(member) => member.end(whole),
+            None => self.reader.end(&self.script.borrow(), whole),
         };
         let (number, sent, received) = (self.number, self.sent, self.reader.reply as u64);
         world.trace(31, number, received, || {

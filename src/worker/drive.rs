@@ -74,7 +74,8 @@ impl<S: Service, L: Layer> Core<S, L> {
             loop {
                 // Output that a layer has not taken yet counts too: an abort loses it.
                 let output = !outgoing(&mut self.layer, context, &self.pool).is_empty()
-                    || !L::IS_PLAIN && !context.output.is_empty();
+                    || !L::IS_PLAIN
+                        && (!context.output.is_empty() || self.layer.keeps_output(&context.layer));
                 if budget.is_spent()
                     && matches!(
                         context.machine.peek(output),

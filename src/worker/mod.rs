@@ -408,6 +408,11 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         self.core.table.iter().filter(kept).map(|context| (context.id, context.active_at))
     }
 
+    /// Whether a connection's layer waits for a buffer.
+    pub(crate) fn any_layer_starves(&self) -> bool {
+        self.core.table.iter().any(|context| self.core.layer.starves(&context.layer))
+    }
+
     /// The connections whose services are called for messages.
     pub(crate) fn recipients(&self) -> impl Iterator<Item = ConnectionId> {
         let open = self.core.table.iter().filter(|context| context.is_open());

@@ -17,6 +17,7 @@ use crate::sim::peer::{End, Peer, STUCK_AFTER};
 use crate::sim::protocol::Served;
 use crate::sim::seat::Seat;
 use crate::sim::service::{Sight, Watched};
+use crate::sim::wire::Framing;
 use crate::worker::Worker;
 use crate::worker::connection::machine::Phase;
 use crate::worker::layer::Layer;
@@ -104,6 +105,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         self.check_directory();
         self.check_messages();
         self.check_real_bytes();
+        self.mark_starving_layers();
         let (output, input) = self.longest_unmoved();
         let stalled = output.into_iter().chain(input).min();
         let published = self.reserve.board().longest_stalled().map(|(_, since)| since);
@@ -266,6 +268,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             self.check_peer(peer);
         }
         self.check_introductions();
+        self.check_records();
         let cut: u64 = self.servers.iter().map(|server| server.cut).sum();
         self.check_cut(cut);
         match self.ending {
@@ -412,7 +415,10 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let (number, reply) = (peer.number, peer.reader.reply);
         let owed = peer.owed_for(sight.delivered, sight.ended);
         assert!(reply <= owed, "peer {number} got more than its reply: {sight:?}");
-        if peer.end == Some(End::Fin) && peer.reads_to_the_end() && !sight.holding {
+        // A layer may drop what is owed when the peer's stream is broken.
+        let broken =
+            matches!(sight.closed, Some(CloseReason::TlsAlert | CloseReason::TlsTruncated));
+        if peer.end == Some(End::Fin) && peer.reads_to_the_end() && !sight.holding && !broken {
             assert_eq!(reply, owed, "peer {number}: FIN came before the whole reply: {sight:?}");
         }
         // The send time-out may cut the last bytes, but the reason stays `PeerClosed`.
@@ -480,6 +486,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let (taken, number) = (&sight.external, peer.number);
         // A hub sends what it has queued for a client only on an orderly close.
         let in_order = peer.member.is_none() || sight.finished.is_some();
+        // A layer that has sent an alert drops what was queued.
+        let in_order = in_order && sight.closed != Some(CloseReason::TlsAlert);
         if peer.end == Some(End::Fin) && peer.reads_to_the_end() && in_order {
             assert_eq!(heard, taken, "peer {number}: external messages and those of services");
             for &message in heard {
@@ -497,6 +505,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     /// connection in the queue for a buffer is not idle.
     pub(super) fn may_wait_for_ever(&self) -> bool {
         let holds = self.whims.holds > 0 || self.whims.hoards > 0 || self.served.keeps_input();
+        // Output that a layer has not taken keeps buffers too, of which the layer needs one.
+        let holds = holds || self.world.borrow().framings.contains(&Framing::Records);
         self.rules.shed_after.is_none() && holds
     }
 

@@ -137,6 +137,15 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             // Each listener would have a hub of its own.
             world.borrow_mut().framings.truncate(1);
         }
+        if drawn.served == Served::Chargen {
+            // Not resolved: its output may take all buffers of a tiny pool, of which the layer needs
+            // one to encrypt it.
+            for framing in &mut world.borrow_mut().framings {
+                if *framing == Framing::Records {
+                    *framing = Framing::Plain;
+                }
+            }
+        }
         for framing in world.borrow().framings.iter().filter(|_| !drawn.served.is_hub()) {
             let (buffers, buffer_size) = framing.least_pool();
             drawn.buffers = drawn.buffers.max(buffers);

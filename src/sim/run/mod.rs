@@ -2,6 +2,7 @@
 //!
 //! * `draw`: what the seed draws, and the servers, peers and clients made from it
 //! * `checks`: what must hold after every step, when idle, and at the end
+//! * `records`: what must hold of peers of the stand-in for TLS
 //! * `introductions`: what must hold of peers that begin with a header of the PROXY protocol
 
 use std::cell::RefCell;
@@ -35,6 +36,7 @@ use crate::worker::{Rules, Worker};
 mod checks;
 mod draw;
 mod introductions;
+mod records;
 
 /// Faults end after this time. Then all peers have to finish.
 const HEALED_AFTER: Duration = Duration::from_secs(15);

@@ -3,20 +3,25 @@
 //!
 //! * `header`: peers of the layer for tests, [`header`](crate::worker::layer::header).
 //! * `proxy`: peers that begin with a header of the PROXY protocol, or should.
+//! * `records`: peers of the stand-in for TLS.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::world::address_of;
 use crate::net::proxy::{Networks, ProxyHeaders, ProxyOptions};
 use crate::worker::layer::header as test_layer;
+use crate::worker::layer::tls::{Tls, stand_in};
 use crate::worker::layer::{ByListener, Kind, Plain};
 
 pub(super) mod header;
 pub(super) mod proxy;
+pub(super) mod records;
 
 pub(super) use header::Header;
 pub(super) use proxy::Proxy;
+pub(super) use records::Records;
 
 /// The byte layer of a listener.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +32,8 @@ pub(super) enum Framing {
     Header,
     /// Headers of the PROXY protocol.
     Proxy { required: bool },
+    /// The stand-in for TLS.
+    Records,
 }
 
 impl Framing {
@@ -44,11 +51,15 @@ impl Framing {
         }
         let mut rng = drawn(0x006c_6973_7473);
         let others = rng.usize(0..=2);
-        let mut all = vec![Framing::Proxy { required: rng.bool() }];
-        all.extend((0..others).map(|_| match rng.u8(0..3) {
-            0 => Framing::Plain,
-            _ => Framing::Proxy { required: rng.bool() },
-        }));
+        let mut layer = || match rng.u8(0..4) {
+            0 | 1 => Framing::Records,
+            which => Framing::Proxy { required: which == 2 },
+        };
+        let mut all = vec![layer()];
+        all.extend((0..others).map(|_| layer()));
+        if others == 2 {
+            all[1] = Framing::Plain;
+        }
         all
     }
 
@@ -62,6 +73,7 @@ impl Framing {
                 let from = Networks::new(proxy::PROXIES).expect("it is written here");
                 Kind::proxied(&ProxyOptions { headers, from }, timeout)
             }
+            Framing::Records => Kind::StandIn(Tls::new(Arc::new(stand_in::Acceptor), timeout)),
         };
         ByListener::new(framings.iter().map(kind).collect())
     }
@@ -73,7 +85,7 @@ impl Framing {
     /// The smallest buffers, and the fewest, that the layer can work with.
     pub(super) fn least_pool(self) -> (u32, usize) {
         match self {
-            Framing::Plain => (1, 1),
+            Framing::Plain | Framing::Records => (1, 1),
             // The layer's reply must fit into one buffer.
             Framing::Header => (1, test_layer::WELCOME.len()),
             // A header's first bytes are kept.
@@ -86,14 +98,16 @@ impl Framing {
 pub(super) enum Wire {
     Header(Header),
     Proxy(Proxy),
+    Records(Records),
 }
 
 impl Wire {
-    /// The address that the peer connects from.
-    pub(super) fn address(&self) -> SocketAddr {
+    /// The address that the peer with this number connects from.
+    pub(super) fn address(&self, number: usize) -> SocketAddr {
         match self {
             Wire::Header(_) => address_of(header::GATEWAY),
             Wire::Proxy(proxy) => proxy.introduction.from,
+            Wire::Records(_) => address_of(number),
         }
     }
 
@@ -102,6 +116,16 @@ impl Wire {
         match self {
             Wire::Header(header) => header.flaw.is_some(),
             Wire::Proxy(proxy) => proxy.introduction.known_as.is_none(),
+            Wire::Records(records) => records.is_refused(),
+        }
+    }
+
+    /// Whether the peer has sent what it says before the service's bytes.
+    pub(super) fn is_introduced(&self) -> bool {
+        match self {
+            Wire::Header(_) => true,
+            Wire::Proxy(proxy) => proxy.is_over(),
+            Wire::Records(records) => records.is_open(),
         }
     }
 }

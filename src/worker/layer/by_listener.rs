@@ -10,6 +10,8 @@ use std::time::Duration;
 #[cfg(any(test, feature = "sim"))]
 use super::header::{self, Header};
 use super::proxy::{self, Proxied};
+#[cfg(all(feature = "tls", any(test, feature = "sim")))]
+use super::tls::stand_in;
 #[cfg(feature = "tls")]
 use super::tls::{self, Tls};
 use super::{Layer, Plain};
@@ -36,6 +38,8 @@ pub(crate) enum Kind {
     ProxyTls(Proxied<Tls>),
     #[cfg(any(test, feature = "sim"))]
     Header(Header),
+    #[cfg(all(feature = "tls", any(test, feature = "sim")))]
+    StandIn(Tls<stand_in::Session>),
 }
 
 /// What the layer of a connection's listener keeps for the connection.
@@ -48,6 +52,8 @@ pub(crate) enum Held {
     ProxyTls(proxy::State<tls::Held>),
     #[cfg(any(test, feature = "sim"))]
     Header(header::Held),
+    #[cfg(all(feature = "tls", any(test, feature = "sim")))]
+    StandIn(tls::Held<stand_in::Session>),
 }
 
 /// The state of a connection: the number of its kind, which is that of its listener, and what the
@@ -159,6 +165,8 @@ macro_rules! dispatch {
             (Kind::ProxyTls(layer), Held::ProxyTls(held)) => layer.$method(held $(, $argument)*),
             #[cfg(any(test, feature = "sim"))]
             (Kind::Header(layer), Held::Header(held)) => layer.$method(held $(, $argument)*),
+            #[cfg(all(feature = "tls", any(test, feature = "sim")))]
+            (Kind::StandIn(layer), Held::StandIn(held)) => layer.$method(held $(, $argument)*),
             _ => unreachable!("layer {} has another state", $state.kind),
         }
     };
@@ -192,6 +200,8 @@ impl Layer for ByListener {
             Kind::ProxyTls(layer) => Held::ProxyTls(layer.state(tag, at, pool)),
             #[cfg(any(test, feature = "sim"))]
             Kind::Header(layer) => Held::Header(layer.state(tag, at, pool)),
+            #[cfg(all(feature = "tls", any(test, feature = "sim")))]
+            Kind::StandIn(layer) => Held::StandIn(layer.state(tag, at, pool)),
         };
         State { kind: kind as u32, held }
     }
@@ -221,6 +231,8 @@ impl Layer for ByListener {
             Kind::ProxyTls(layer) => layer.names_peer(tag, at),
             #[cfg(any(test, feature = "sim"))]
             Kind::Header(layer) => layer.names_peer(tag, at),
+            #[cfg(all(feature = "tls", any(test, feature = "sim")))]
+            Kind::StandIn(layer) => layer.names_peer(tag, at),
         }
     }
 
@@ -295,6 +307,10 @@ impl Layer for ByListener {
 
     fn starves(&self, state: &State) -> bool {
         dispatch!(&self, state, starves())
+    }
+
+    fn keeps_output(&self, state: &State) -> bool {
+        dispatch!(&self, state, keeps_output())
     }
 
     fn keeps_input(&self, state: &State) -> bool {
