@@ -30,7 +30,12 @@ pub(super) fn member(world: &mut World, seen: &Seen, peer: &Peer, member: &Membe
         lost.between,
         member.dropped
     );
-    let whole = peer.end == Some(End::Fin) && peer.reads_to_the_end() && sight.finished.is_some();
+    // A layer that has sent an alert drops what the hub had queued.
+    let alerted = sight.closed == Some(CloseReason::TlsAlert);
+    let whole = peer.end == Some(End::Fin)
+        && peer.reads_to_the_end()
+        && sight.finished.is_some()
+        && !alerted;
     if !whole {
         return;
     }

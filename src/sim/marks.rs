@@ -255,6 +255,82 @@ marks! {
     LayerNeverOpened(BOTH),
     /// The layer's last byte arrived after the service's last byte.
     LayerFarewell(BOTH),
+    /// A connection was named by a header of the PROXY protocol, version 1.
+    ProxyV1(BOTH),
+    /// A connection was named by a header of version 2.
+    ProxyV2(BOTH),
+    /// A connection was named by a header that is longer than all buffers.
+    ProxyLong(BOTH),
+    /// A header that names no client left the address of the socket.
+    ProxyUnnamed(BOTH),
+    /// A connection was opened without a header, where one is optional.
+    ProxyAbsent(BOTH),
+    /// Bytes that begin like a header were the service's, where one is optional.
+    ProxyLookedAlike(BOTH),
+    /// A connection that is not from a proxy was served, where a header is optional.
+    ProxyStrangerServed(BOTH),
+    /// A header arrived in several pieces.
+    ProxyCut(BOTH),
+    /// A header arrived one byte at a time.
+    ProxyOneByOne(BOTH),
+    /// The end of a header arrived together with the service's first bytes.
+    ProxyTogether(BOTH),
+    /// A connection was opened at the deadline, where a header is optional.
+    ProxyOpenedLate(BOTH),
+    /// A header was not complete when the server stopped to wait for it, so it was the service's.
+    ProxyUnintroduced(BOTH),
+    /// A connection without the required header was closed.
+    ProxyMissing(BOTH),
+    /// A connection that is not from a proxy was closed, where a header is required.
+    ProxyStranger(BOTH),
+    /// A line of version 1 that is too long closed its connection.
+    ProxyTooLong(BOTH),
+    /// A wrong header closed its connection.
+    ProxyWrong(BOTH),
+    /// FIN in the middle of a header closed its connection.
+    ProxyCutShort(BOTH),
+    /// A header that stops was closed at its deadline.
+    ProxyStalled(BOTH),
+    /// The rest of a header came when its connection had been closed.
+    ProxyTooLate(BOTH),
+    /// A connection ended before the first byte of its header.
+    ProxyEmpty(BOTH),
+    /// A connection was shed while it was in its header.
+    ProxyShed(BOTH),
+    /// Closed: proxy header.
+    ClosedProxyHeader(BOTH),
+    /// A handshake of the stand-in for TLS was done in pieces.
+    RecordsCut(BOTH),
+    /// A reply of the handshake was longer than a buffer.
+    RecordsLong(BOTH),
+    /// A peer ended its stream with close_notify, and got all of its reply and close_notify.
+    RecordsClosed(BOTH),
+    /// The same, without FIN of the peer before that.
+    RecordsHalfClosed(BOTH),
+    /// The layer found no buffer.
+    RecordsStarved(BOTH),
+    /// Bytes that are no record were answered with an alert.
+    RecordsRefused(BOTH),
+    /// FIN in the middle of a handshake closed its connection.
+    RecordsCutShort(BOTH),
+    /// A handshake that stops was closed at its deadline.
+    RecordsStalled(BOTH),
+    /// A drain began in the middle of a handshake.
+    RecordsDrained(BOTH),
+    /// A record that is not authentic was answered with an alert.
+    RecordsForged(BOTH),
+    /// A record that is too long was answered with an alert.
+    RecordsTooLong(BOTH),
+    /// FIN came without close_notify.
+    RecordsTruncated(BOTH),
+    /// FIN came within a record.
+    RecordsTruncatedWithin(BOTH),
+    /// Closed: TLS handshake.
+    ClosedTlsHandshake(BOTH),
+    /// Closed: TLS alert.
+    ClosedTlsAlert(BOTH),
+    /// Closed: TLS truncated.
+    ClosedTlsTruncated(BOTH),
     /// A worker's inbox was full.
     InboxFull(BOTH),
     /// A service used the id of a connection that was gone.
@@ -484,10 +560,11 @@ impl Mark {
             CloseReason::InputLimit => Mark::ClosedInputLimit,
             CloseReason::ServicePanic => Mark::ClosedServicePanic,
             CloseReason::AddressLimit => unreachable!("the world sets no limit per address"),
-            CloseReason::TlsHandshake | CloseReason::TlsAlert | CloseReason::TlsTruncated => {
-                unreachable!("the world has no TLS")
+            CloseReason::ProxyHeader | CloseReason::TlsHandshake => {
+                unreachable!("its service never knew the connection")
             }
-            CloseReason::ProxyHeader => unreachable!("the world has no proxies"),
+            CloseReason::TlsAlert => Mark::ClosedTlsAlert,
+            CloseReason::TlsTruncated => Mark::ClosedTlsTruncated,
             CloseReason::Drained => Mark::ClosedDrained,
             CloseReason::Stopped => Mark::ClosedStopped,
             CloseReason::MessageTooLong => Mark::ClosedMessageTooLong,

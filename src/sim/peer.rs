@@ -9,8 +9,8 @@ use super::marks::Mark;
 use super::member::Member;
 use super::protocol::{Flaw, Script, Served};
 use super::reader::Reader;
-use super::wire::{HeaderFlaw, PROXY, Wire};
-use super::world::{EndpointId, Event, Unseen, World, address_of};
+use super::wire::{Framing, Header, Proxy, Records, Wire, header, proxy, records};
+use super::world::{EndpointId, Event, ServerEnd, Unseen, World, address_of};
 use crate::base::time::Time;
 use crate::builtin::url::After;
 use crate::error::Errno;
@@ -94,11 +94,15 @@ pub(super) struct Peer {
     pub(super) reader: Reader,
     /// Present if the server is a hub.
     pub(super) member: Option<Member>,
-    /// Present if the server has a byte layer.
+    /// Present if its listener has a byte layer.
     wire: Option<Wire>,
+    /// The number of its listener.
+    listener: usize,
     /// Number of bytes received, including external messages.
     heard: u64,
+    /// It has nothing more to send.
     shut: bool,
+    said_fin: bool,
     /// It stays connected for a while after it has received everything.
     stays: bool,
     pub(super) end: Option<End>,
@@ -124,7 +128,14 @@ const AUDIENCE_FOR: Duration = Duration::from_secs(17);
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(20);
 
 impl Peer {
-    pub(super) fn new(world: &mut World, number: usize, manner: Manner, script: Script) -> Peer {
+    /// `pool` is how many bytes all buffers of the server hold.
+    pub(super) fn new(
+        world: &mut World,
+        number: usize,
+        manner: Manner,
+        mut script: Script,
+        pool: usize,
+    ) -> Peer {
         let mut stays = world.rng.u8(0..3) == 0;
         let mut stay = Duration::from_nanos(world.rng.u64(0..RUDE_FOR.as_nanos() as u64));
         let mut member = None;
@@ -138,7 +149,27 @@ impl Peer {
             }
         }
         let farewell = manner == Manner::HalfClosing;
-        let wire = world.layered.then(|| Wire::draw(&mut world.rng, number, farewell));
+        let listener = match world.framings.len() {
+            0 | 1 => 0,
+            several => world.rng.usize(0..several),
+        };
+        let wire = match world.framings.get(listener) {
+            None | Some(Framing::Plain) => None,
+            Some(Framing::Header) => {
+                Some(Wire::Header(Header::draw(&mut world.rng, number, farewell)))
+            }
+            Some(&Framing::Proxy { required }) => {
+                let of_script = (script.takes_any_bytes(), manner == Manner::Silent);
+                let rng = &mut world.rng;
+                let mut proxy = Proxy::draw(rng, number, required, of_script, pool);
+                script.begin_with(&proxy.take_payload());
+                Some(Wire::Proxy(proxy))
+            }
+            Some(Framing::Records) => {
+                let silent = manner == Manner::Silent;
+                Some(Wire::Records(Records::draw(&mut world.rng, silent)))
+            }
+        };
         Peer {
             number,
             manner,
@@ -148,8 +179,10 @@ impl Peer {
             reader: Reader::default(),
             member,
             wire,
+            listener,
             heard: 0,
             shut: false,
+            said_fin: false,
             stays,
             end: None,
             begun: false,
@@ -167,6 +200,9 @@ impl Peer {
     }
 
     fn has_all(&self) -> bool {
+        if !self.is_introduced() {
+            return false;
+        }
         let script = self.script.borrow();
         let owed = match script.served() {
             // The service ignores what it sends. It waits for the same number of bytes.
@@ -256,8 +292,12 @@ impl Peer {
         }
         if !self.begun {
             self.begun = true;
-            let from = if self.wire.is_some() { PROXY } else { self.number };
-            self.endpoint = world.connect(address_of(from), false);
+            let own = || address_of(self.number);
+            let from = self.wire.as_ref().map_or_else(own, |wire| wire.address(self.number));
+            self.endpoint = world.connect_to(self.listener, from, false);
+            if let Some(proxy) = self.proxy() {
+                proxy.introduction.endpoint.set(self.endpoint);
+            }
             let (number, manner) = (self.number, self.manner);
             let total = self.script.borrow().said.len() as u64;
             world.trace(30, number, total, || {
@@ -316,10 +356,14 @@ impl Peer {
             Ok(bytes) if bytes.is_empty() => self.fin_came(world),
             Ok(bytes) => {
                 self.heard += bytes.len() as u64;
-                match self.wire.as_mut().map(|wire| wire.hear(world, &bytes)) {
-                    Some(Ok(of_service)) => self.hear(&of_service),
-                    Some(Err(wrong)) => panic!("peer {}: {wrong}", self.number),
-                    None => self.hear(&bytes),
+                let of_service = match &mut self.wire {
+                    Some(Wire::Header(header)) => header.hear(world, &bytes),
+                    Some(Wire::Records(records)) => records.hear(&bytes),
+                    None | Some(Wire::Proxy(_)) => Ok(bytes),
+                };
+                match of_service {
+                    Ok(of_service) => self.hear(&of_service),
+                    Err(wrong) => panic!("peer {}: {wrong}", self.number),
                 }
             }
             Err(Errno::AGAIN) => {}
@@ -346,8 +390,8 @@ impl Peer {
     }
 
     fn fin_came(&mut self, world: &mut World) {
-        if let Some(wire) = &mut self.wire {
-            let of_service = wire.fin_came(world);
+        if let Some(Wire::Header(header)) = &mut self.wire {
+            let of_service = header.fin_came(world);
             self.hear(&of_service);
         }
         self.ends(world, End::Fin);
@@ -384,18 +428,49 @@ impl Peer {
         }
     }
 
-    pub(super) fn has_flawed_header(&self) -> bool {
-        self.wire.as_ref().is_some_and(|wire| wire.flaw.is_some())
+    /// Whether the service must never see it.
+    pub(super) fn is_refused(&self) -> bool {
+        self.wire.as_ref().is_some_and(Wire::is_refused)
+    }
+
+    /// The header of the PROXY protocol that it sends, or should.
+    pub(super) fn proxy(&self) -> Option<&Proxy> {
+        match &self.wire {
+            Some(Wire::Proxy(proxy)) => Some(proxy),
+            _ => None,
+        }
+    }
+
+    /// Its records, if the server has the stand-in for TLS.
+    pub(super) fn records(&self) -> Option<&Records> {
+        match &self.wire {
+            Some(Wire::Records(records)) => Some(records),
+            _ => None,
+        }
+    }
+
+    /// Whether it has ended its stream of records, and not the connection.
+    pub(super) fn has_shut_without_fin(&self) -> bool {
+        self.shut && !self.said_fin
+    }
+
+    /// The life of the server's end of its connection, if it has one.
+    pub(super) fn server_end(&self, world: &World) -> Option<ServerEnd> {
+        self.begun.then(|| world.server_end(self.endpoint))
+    }
+
+    /// Whether it has sent what it says before the service's bytes.
+    fn is_introduced(&self) -> bool {
+        self.wire.as_ref().is_none_or(Wire::is_introduced)
     }
 
     /// Sends the layer's header piece by piece. Returns whether the header is complete.
     fn introduces_itself(&mut self, world: &mut World) -> bool {
-        let Some(wire) = &mut self.wire else { return true };
+        let Some(Wire::Header(wire)) = &mut self.wire else { return true };
         let rest = wire.header_rest();
         if rest.is_empty() {
-            if wire.flaw == Some(HeaderFlaw::Half) {
-                self.shut = true;
-                let _ = world.shutdown(self.endpoint);
+            if wire.flaw == Some(header::Flaw::Half) {
+                self.sends_fin(world);
                 return false;
             }
             return true;
@@ -412,10 +487,91 @@ impl Peer {
         false
     }
 
+    /// Sends a part of the header of the PROXY protocol. Returns the part that is to be sent with
+    /// bytes of the service, or `None` if these have to wait.
+    fn says_header(&mut self, world: &mut World) -> Option<Vec<u8>> {
+        let Some(Wire::Proxy(proxy)) = &mut self.wire else { return Some(Vec::new()) };
+        if self.manner == Manner::Silent {
+            return None;
+        }
+        let part = match proxy.next(&mut world.rng, world.now) {
+            proxy::Next::Over => return Some(Vec::new()),
+            proxy::Next::Wait => return None,
+            proxy::Next::End => {
+                self.sends_fin(world);
+                return None;
+            }
+            proxy::Next::Say { part, ends } if ends && world.rng.bool() => {
+                return Some(part.to_vec());
+            }
+            proxy::Next::Say { part, .. } => part.to_vec(),
+        };
+        match world.send(self.endpoint, &part, false) {
+            Ok(count) => proxy.has_said(count),
+            Err(Errno::AGAIN) => {}
+            Err(_) => self.ends(world, End::Reset),
+        }
+        None
+    }
+
+    fn sends_fin(&mut self, world: &mut World) {
+        (self.shut, self.said_fin) = (true, true);
+        let _ = world.shutdown(self.endpoint);
+    }
+
+    /// The next bytes of the service, at most as many as its manner allows.
+    fn next_bytes(&self, world: &mut World) -> Vec<u8> {
+        let script = self.script.borrow();
+        let rest = &script.said[self.sent as usize..];
+        let most = match self.manner {
+            Manner::OneByte => 1,
+            _ => world.rng.usize(1..=512),
+        };
+        rest[..rest.len().min(most)].to_vec()
+    }
+
+    /// Sends records, or a part of one.
+    fn write_records(&mut self, world: &mut World) {
+        if self.manner == Manner::Silent {
+            return;
+        }
+        let all_said = self.has_said_all();
+        let Some(Wire::Records(records)) = &mut self.wire else { return };
+        match records.next(&mut world.rng, all_said) {
+            records::Next::Wait => return,
+            records::Next::End => return self.sends_fin(world),
+            records::Next::Send => {}
+            records::Next::Speak => {
+                self.speak(world);
+                let bytes = self.next_bytes(world);
+                if bytes.is_empty() {
+                    return;
+                }
+                if let Some(Wire::Records(records)) = &mut self.wire {
+                    records.speak(&bytes);
+                }
+            }
+        }
+        let most = if self.manner == Manner::OneByte { 1 } else { world.rng.usize(1..=700) };
+        let Some(Wire::Records(records)) = &mut self.wire else { return };
+        match world.send(self.endpoint, &records.part(most), false) {
+            Ok(count) => self.sent += records.has_sent(count),
+            Err(Errno::AGAIN) => {}
+            Err(_) => return self.ends(world, End::Reset),
+        }
+        if records.ends_within_a_record() {
+            self.sends_fin(world);
+        }
+    }
+
     fn write(&mut self, world: &mut World) {
+        if self.records().is_some() {
+            return self.write_records(world);
+        }
         if !self.introduces_itself(world) {
             return;
         }
+        let Some(before) = self.says_header(world) else { return };
         self.speak(world);
         let script = self.script.borrow();
         let rest = &script.said[self.sent as usize..];
@@ -425,23 +581,34 @@ impl Peer {
             _ => world.rng.usize(1..=512),
         };
         let bytes = &rest[..rest.len().min(most)];
-        if bytes.is_empty() {
+        if bytes.is_empty() && before.is_empty() {
             return;
         }
         let urgent = self.manner == Manner::Urgent && world.rng.bool();
         let sent = match &self.wire {
-            Some(wire) => world.send(self.endpoint, &wire.sealed(bytes), urgent),
-            None => world.send(self.endpoint, bytes, urgent),
+            Some(Wire::Header(header)) => world.send(self.endpoint, &header.sealed(bytes), urgent),
+            _ => world.send(self.endpoint, &[&before, bytes].concat(), urgent),
         };
         drop(script);
         match sent {
-            Ok(count) => self.sent += count as u64,
+            Ok(count) => {
+                let of_header = count.min(before.len());
+                if let Some(Wire::Proxy(proxy)) = &mut self.wire {
+                    proxy.has_said(of_header);
+                    proxy.together |= of_header > 0 && count > of_header;
+                }
+                self.sent += (count - of_header) as u64;
+            }
             Err(Errno::AGAIN) => {}
             Err(_) => self.ends(world, End::Reset),
         }
     }
 
     fn has_sent_all(&self) -> bool {
+        self.is_introduced() && self.has_said_all()
+    }
+
+    fn has_said_all(&self) -> bool {
         let said_all = self.member.as_ref().is_none_or(|member| member.wishes == 0);
         said_all && self.sent as usize == self.script.borrow().said.len()
     }
@@ -463,8 +630,13 @@ impl Peer {
             // The server never closes.
             Manner::HalfClosing if endless && self.has_all() => self.leave(world),
             Manner::HalfClosing if self.has_sent_all() && !self.shut && self.may_leave(world) => {
-                self.shut = true;
-                let _ = world.shutdown(self.endpoint);
+                if self.has_closed_records() {
+                    // close_notify is enough; FIN may follow.
+                    self.shut = true;
+                    if self.records().is_none() || world.rng.bool() {
+                        self.sends_fin(world);
+                    }
+                }
             }
             // Waits for the FIN.
             Manner::HalfClosing => {}
@@ -486,16 +658,34 @@ impl Peer {
         }
     }
 
+    /// Ends its stream of records, if it has one. Returns whether that is done.
+    fn has_closed_records(&mut self) -> bool {
+        let Some(Wire::Records(records)) = &mut self.wire else { return true };
+        if records.can_close() {
+            records.close();
+        }
+        records.is_all_sent()
+    }
+
     fn leave(&mut self, world: &mut World) {
+        // A server whose output never ends may not read the end of its peer's records.
+        let endless = self.script.borrow().served() == Served::Chargen;
+        let is_polite = self.manner.is_honest() && self.number.is_multiple_of(2) && !endless;
+        if is_polite && !self.has_closed_records() {
+            return;
+        }
         world.close(self.endpoint);
         self.ends(world, End::Left);
     }
 
     fn ends(&mut self, world: &mut World, end: End) {
         self.end = Some(end);
+        // A layer that has sent an alert drops the rest of what the service has sent.
+        let alerted = self.records().is_some_and(|records| records.heard_alert);
+        let whole = end == End::Fin && !alerted;
         let heard = match &self.member {
-            Some(member) => member.end(end == End::Fin),
-            None => self.reader.end(&self.script.borrow(), end == End::Fin),
+            Some(member) => member.end(whole),
+            None => self.reader.end(&self.script.borrow(), whole),
         };
         let (number, sent, received) = (self.number, self.sent, self.reader.reply as u64);
         world.trace(31, number, received, || {

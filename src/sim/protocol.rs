@@ -191,6 +191,16 @@ impl Script {
         script
     }
 
+    /// Whether any bytes are as good as others.
+    pub(super) fn takes_any_bytes(&self) -> bool {
+        matches!(self.served, Served::Echo | Served::Discard)
+    }
+
+    /// Puts bytes before all others.
+    pub(super) fn begin_with(&mut self, bytes: &[u8]) {
+        self.said.splice(0..0, bytes.iter().copied());
+    }
+
     fn frames(
         &mut self,
         options: FramedOptions,

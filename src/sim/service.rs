@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use super::marks::Mark;
 use super::member::Asked;
 use super::messages::{self, Sender};
 use super::protocol::Script;
+use super::run::OPENING_TIMEOUT;
+use super::wire::proxy::Introduction;
 use super::world::{Shared, address_of, canary, peer_of};
 use crate::base::time::Time;
 use crate::buffer::Lease;
@@ -26,6 +29,8 @@ pub(super) struct Seen {
     pub(super) of_peer: HashMap<usize, Sight>,
     /// What each peer sends.
     pub(super) scripts: HashMap<usize, Rc<RefCell<Script>>>,
+    /// Who the peers are, as far as a header names them.
+    pub(super) introductions: HashMap<usize, Rc<Introduction>>,
     /// When each timer was due, and when it fired.
     pub(super) timers: Vec<(Time, Time)>,
     /// All ids ever assigned by the first process, and by the others.
@@ -68,6 +73,10 @@ pub(super) struct Sight {
     pub(super) lost: bool,
     /// When it was opened, or bytes were last delivered or all output sent.
     pub(super) active_at: Time,
+    pub(super) address: Option<SocketAddr>,
+    /// The server did not wait for the end of its header, so that it is the service's. The service
+    /// closes the connection at once.
+    pub(super) unintroduced: bool,
     /// Number of bytes handed to the service.
     pub(super) delivered: u64,
     /// Number of bytes that the service has consumed.
@@ -157,6 +166,8 @@ pub(super) struct Memory {
     panicked: bool,
     /// This wrapper closed it on purpose.
     closes: bool,
+    /// The inner service was not told of it.
+    is_unknown: bool,
     /// The close reason that the inner service returned.
     asked: Option<CloseReason>,
     session: BuiltinSession,
@@ -265,7 +276,8 @@ impl Watched {
     }
 
     /// Takes note of a connection that is opened: a new one, or one that has come from another process.
-    fn note_opened(&self, connection: &Connection<'_>, memory: &mut Memory) {
+    /// `unintroduced`: the server did not wait for the end of its header.
+    fn note_opened(&self, connection: &Connection<'_>, memory: &mut Memory, unintroduced: bool) {
         let (id, opened_at) = (connection.id(), connection.now());
         let peer = peer_of(connection.peer());
         let mut seen = self.seen.borrow_mut();
@@ -292,6 +304,8 @@ impl Watched {
                 let sight = Sight {
                     id: Some(id),
                     process,
+                    address: connection.peer().socket_addr(),
+                    unintroduced,
                     open: true,
                     opened_at,
                     came_at,
@@ -301,6 +315,40 @@ impl Watched {
                 memory.active_at = opened_at;
             }
         }
+    }
+
+    /// Checks that the peer of a new connection is the one that its header names. Returns whether
+    /// the server did not wait for the end of the header.
+    fn is_unintroduced(&self, connection: &Connection<'_>) -> bool {
+        let (seen, mut world) = (self.seen.borrow(), self.world.borrow_mut());
+        let (is_layered, number) = (!world.framings.is_empty(), peer_of(connection.peer()));
+        let Some(introduction) = seen.introductions.get(&number) else {
+            if is_layered && connection.peer() != address_of(number).into() {
+                world.complain(|| format!("the service got the peer {}", connection.peer()));
+            }
+            return false;
+        };
+        let end = world.server_end(introduction.endpoint.get());
+        let is_complete = end.taken >= introduction.header as u64;
+        let at_socket = (!introduction.required).then_some(introduction.from);
+        let expected = if is_complete { introduction.known_as } else { at_socket };
+        if connection.peer().socket_addr() != expected {
+            let got = connection.peer();
+            world.complain(|| format!("peer {number} is {got} for the service: {introduction:?}"));
+        }
+        let waited = end.accepted_at.is_some_and(|at| at + OPENING_TIMEOUT <= world.now);
+        let is_over = waited || end.fin_received || world.cut_from != Time::MAX;
+        if !is_complete && !is_over {
+            world.complain(|| format!("peer {number} was opened in the middle of its header"));
+        }
+        !is_complete
+    }
+
+    /// When bytes last moved, if the peer begins with a header.
+    fn active_at(&self, connection: &Connection<'_>) -> Option<Time> {
+        let seen = self.seen.borrow();
+        let introduction = seen.introductions.get(&peer_of(connection.peer()))?;
+        self.world.borrow().server_end(introduction.endpoint.get()).active_at
     }
 
     fn panic_by_whim(&self, memory: &mut Memory) {
@@ -351,12 +399,21 @@ impl Service for Watched {
     }
 
     fn open(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) -> Answer {
-        self.note_opened(connection, memory);
+        let unintroduced = self.is_unintroduced(connection);
+        self.note_opened(connection, memory, unintroduced);
         if let Some(sender) = &mut self.sender {
             sender.opened(connection, &mut self.seen.borrow_mut().log);
         }
+        if unintroduced {
+            (memory.is_unknown, memory.closes) = (true, true);
+            return Answer::Close;
+        }
         self.send_messages(connection);
         memory.hoards = self.chance(self.whims.hoards);
+        // A connection may be idle while the server waits for a header.
+        if let Some(at) = self.active_at(connection) {
+            memory.active_at = at;
+        }
         let answer = self
             .call(connection, memory, |inner, connection, session| inner.open(connection, session));
         self.panic_by_whim(memory);
@@ -516,7 +573,9 @@ impl Service for Watched {
         memory: &mut Box<Memory>,
         reason: CloseReason,
     ) {
-        self.inner.closed(connection, &mut memory.session, reason);
+        if !memory.is_unknown {
+            self.inner.closed(connection, &mut memory.session, reason);
+        }
         self.gone.push(connection.id());
         let founded = self.is_founded(connection, memory, reason);
         let mut world = self.world.borrow_mut();

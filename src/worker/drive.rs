@@ -14,7 +14,7 @@ use crate::engine::{Engine, Op, Outcome, Submitted};
 use crate::error::{CloseReason, Errno};
 use crate::net::sockopt::TcpInfo;
 use crate::service::messenger::Messenger;
-use crate::service::{Answer, Connection, Service, Surroundings};
+use crate::service::{Answer, Attention, Connection, Service, Surroundings};
 use crate::shared::counters::Counters;
 
 impl<S: Service, L: Layer> Core<S, L> {
@@ -74,7 +74,8 @@ impl<S: Service, L: Layer> Core<S, L> {
             loop {
                 // Output that a layer has not taken yet counts too: an abort loses it.
                 let output = !outgoing(&mut self.layer, context, &self.pool).is_empty()
-                    || !L::IS_PLAIN && !context.output.is_empty();
+                    || !L::IS_PLAIN
+                        && (!context.output.is_empty() || self.layer.keeps_output(&context.layer));
                 if budget.is_spent()
                     && matches!(
                         context.machine.peek(output),
@@ -269,7 +270,10 @@ impl<S: Service, L: Layer> Core<S, L> {
             taken => {
                 self.counters.wire_bytes_received.add(bytes as u64);
                 self.layer_was_called(engine, key, taken);
-                if self.layer.keeps_input(&self.table.expect_mut(key).layer) {
+                let context = self.table.expect_mut(key);
+                // A layer may also have thrown away what it kept.
+                let holds = context.attention.has(Attention::HOLDS);
+                if holds || self.layer.keeps_input(&context.layer) {
                     self.look_after(key, 0);
                 }
             }

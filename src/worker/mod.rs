@@ -370,13 +370,17 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
 
     /// The ids of the connections that are read and whose services hold input.
     pub(crate) fn holding(&self) -> impl Iterator<Item = ConnectionId> {
-        let (supply, table) = (&self.core.supply, &self.core.table);
-        let is_read =
-            |id: ConnectionId| !supply.is_waiting(id.slot()) && !supply.is_stalled(id.slot());
+        let table = &self.core.table;
         let holds = table.iter().filter(|context| {
             context.opened && !context.input.is_empty() && !context.machine.is_paused()
         });
-        holds.map(|context| context.id).filter(move |&id| is_read(id))
+        holds.map(|context| context.id).filter(|&id| self.is_read(id))
+    }
+
+    /// Whether the connection waits neither for a buffer nor to send.
+    pub(crate) fn is_read(&self, id: ConnectionId) -> bool {
+        let supply = &self.core.supply;
+        !supply.is_waiting(id.slot()) && !supply.is_stalled(id.slot())
     }
 
     /// The phase of the connection with this key, if it still exists.
@@ -397,6 +401,18 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     pub(crate) fn inputs(&self) -> impl Iterator<Item = (ConnectionId, usize)> {
         let opened = self.core.table.iter().filter(|context| context.opened);
         opened.map(|context| (context.id, context.input.len()))
+    }
+
+    /// The connections whose layer keeps input, and when bytes of each last moved.
+    pub(crate) fn kept_by_layers(&self) -> impl Iterator<Item = (ConnectionId, Time)> {
+        let kept =
+            |context: &&Context<S::Session, L::State>| self.core.layer.keeps_input(&context.layer);
+        self.core.table.iter().filter(kept).map(|context| (context.id, context.active_at))
+    }
+
+    /// Whether a connection's layer waits for a buffer.
+    pub(crate) fn any_layer_starves(&self) -> bool {
+        self.core.table.iter().any(|context| self.core.layer.starves(&context.layer))
     }
 
     /// The connections whose services are called for messages.

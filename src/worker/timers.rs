@@ -129,7 +129,11 @@ impl<S: Service, L: Layer> Core<S, L> {
                 match decided {
                     // What this side has started and given up is not waited for.
                     Err(reason) if !context.was_accepted() => self.close_now(key, reason),
-                    decided => self.layer_was_called(engine, key, decided),
+                    decided => {
+                        self.layer_was_called(engine, key, decided);
+                        // The timer that has fired may have stood for a later one, of a send.
+                        self.schedule(key);
+                    }
                 }
             }
             Due::Send => self.give_up_sending(engine, key),

@@ -18,6 +18,7 @@ use crate::sim::peer::{End, Peer, STUCK_AFTER};
 use crate::sim::protocol::Served;
 use crate::sim::seat::Seat;
 use crate::sim::service::{Sight, Watched};
+use crate::sim::wire::Framing;
 use crate::sim::world::ListenerId;
 use crate::worker::Worker;
 use crate::worker::connection::machine::Phase;
@@ -109,6 +110,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         self.check_directory();
         self.check_messages();
         self.check_real_bytes();
+        self.mark_starving_layers();
         self.check_owners();
         let tickets = |(of, worker): (usize, &Worker<E, Watched, L>)| {
             worker.tickets().map(move |ticket| (of, ticket)).collect::<Vec<_>>()
@@ -129,10 +131,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let stalled = output.into_iter().chain(input).min();
         let Process { reserve, permits, .. } = &self.processes[process];
         let published = reserve.board().longest_stalled().map(|(_, since)| since);
-        let mut inputs = self.workers_of(process).flat_map(Worker::inputs);
-        let any_held = inputs.any(|(_, bytes)| bytes > 0);
+        let holds = |worker: &Worker<E, Watched, L>| {
+            worker.inputs().any(|(_, bytes)| bytes > 0) || worker.kept_by_layers().next().is_some()
+        };
+        let any_held = self.workers_of(process).any(holds);
         assert_eq!(published.is_some(), output.is_some() || any_held, "stalls are published");
-        drop(inputs);
         let permits_left = permits.taken() < self.processes[process].limit;
         let reserve = reserve.available();
         let idle_buffers = |server: &Server<E, L>| server.pool.own();
@@ -180,17 +183,22 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     fn longest_unmoved(&self, process: usize) -> (Option<Time>, Option<Time>) {
         let workers = || self.workers_of(process);
         let output = workers().filter_map(Worker::stalled_since).min();
+        let of_layers = |worker: &Worker<E, Watched, L>| {
+            let kept = worker.kept_by_layers().filter(|&(id, _)| worker.is_read(id));
+            kept.map(|(_, since)| since).min()
+        };
+        let kept = workers().filter_map(of_layers).min();
         // As the service saw it. The service is not told when its input is released.
         let holding: Vec<ConnectionId> = workers().flat_map(Worker::holding).collect();
         if holding.is_empty() {
-            return (output, None);
+            return (output, kept);
         }
         let seen = self.seen.borrow();
         let holds = |sight: &&Sight| {
             sight.process == process && sight.id.is_some_and(|id| holding.contains(&id))
         };
         let input = seen.of_peer.values().filter(holds).filter_map(|sight| sight.held_since).min();
-        (output, input)
+        (output, input.into_iter().chain(kept).min())
     }
 
     /// Since when the longest waiter in the queue of a worker of a process has been there. The tickets
@@ -230,6 +238,13 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         there.sort();
         known.sort();
         assert_eq!(there, known, "a connection is in no process, or in two");
+        if self.world.borrow().framings.is_empty() {
+            return;
+        }
+        let address = |id| seen.of_peer.values().find(|sight| sight.id == Some(id))?.address;
+        for client in self.processes[0].directory.list() {
+            assert_eq!(client.peer.socket_addr(), address(client.id), "the peer in the directory");
+        }
     }
 
     /// The workers that run, with their processes.
@@ -335,6 +350,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         for peer in &self.peers {
             self.check_peer(peer);
         }
+        self.check_introductions();
+        self.check_records();
         let in_time = |server: &&Server<E, L>| !self.processes[server.process].ends_early;
         let cut: u64 = self.servers.iter().filter(in_time).map(|server| server.cut).sum();
         self.check_cut(cut);
@@ -466,7 +483,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             return;
         };
         assert!(
-            !peer.has_flawed_header(),
+            !peer.is_refused() || sight.unintroduced,
             "the service saw peer {} although its header was wrong",
             peer.number
         );
@@ -488,7 +505,10 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let (number, reply) = (peer.number, peer.reader.reply);
         let owed = peer.owed_for(sight.delivered, sight.ended);
         assert!(reply <= owed, "peer {number} got more than its reply: {sight:?}");
-        let is_whole = peer.end == Some(End::Fin) && peer.reads_to_the_end();
+        // A layer may drop what is owed when the peer's stream is broken.
+        let broken =
+            matches!(sight.closed, Some(CloseReason::TlsAlert | CloseReason::TlsTruncated));
+        let is_whole = peer.end == Some(End::Fin) && peer.reads_to_the_end() && !broken;
         if is_whole && !sight.holding && !sight.lost {
             assert_eq!(reply, owed, "peer {number}: FIN came before the whole reply: {sight:?}");
         }
@@ -557,6 +577,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let (taken, number) = (&sight.external, peer.number);
         // A hub sends what it has queued for a client only on an orderly close.
         let in_order = (peer.member.is_none() || sight.finished.is_some()) && !sight.lost;
+        // A layer that has sent an alert drops what was queued.
+        let in_order = in_order && sight.closed != Some(CloseReason::TlsAlert);
         if peer.end == Some(End::Fin) && peer.reads_to_the_end() && in_order {
             assert_eq!(heard, taken, "peer {number}: external messages and those of services");
             for &message in heard {
@@ -574,6 +596,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     /// connection in the queue for a buffer is not idle.
     pub(super) fn may_wait_for_ever(&self) -> bool {
         let holds = self.whims.holds > 0 || self.whims.hoards > 0 || self.served.keeps_input();
+        // Output that a layer has not taken keeps buffers too, of which the layer needs one.
+        let holds = holds || self.world.borrow().framings.contains(&Framing::Records);
         self.rules.shed_after.is_none() && holds
     }
 

@@ -26,9 +26,9 @@ use crate::sim::protocol::{Script, Served};
 use crate::sim::seat::{Seat, SeatParts};
 use crate::sim::service::{Clients, Watched, Whims};
 use crate::sim::sys::Woken;
+use crate::sim::wire::Framing;
 use crate::sim::world::{Event, Handle, ListenerId, Rates, Shared, What, World};
 use crate::worker::layer::Layer;
-use crate::worker::layer::header::WELCOME;
 use crate::worker::{ListenerOf, Rules, Setup, Worker};
 
 impl World {
@@ -109,8 +109,8 @@ fn draw(rng: &mut fastrand::Rng, workers: usize) -> Draw {
     }
 }
 
-/// Plans the services.
-fn plan(drawn: &Draw, workers: usize) -> ServicePlan<ListenerServices> {
+/// Plans the services of so many listeners.
+fn plan(drawn: &Draw, workers: usize, listeners: usize) -> ServicePlan<ListenerServices> {
     let limits = Limits {
         workers,
         leases_per_connection_max: drawn.rules.leases_per_connection_max,
@@ -120,7 +120,7 @@ fn plan(drawn: &Draw, workers: usize) -> ServicePlan<ListenerServices> {
         linger: drawn.rules.linger,
         ..Limits::bare(drawn.connections as u32, drawn.buffer_size, drawn.buffers)
     };
-    let services = OfListener::new(vec![drawn.served.options()]);
+    let services = OfListener::new(vec![drawn.served.options(); listeners]);
     if drawn.served.is_hub() {
         // Checked as for one worker: with several, a seed may have fewer buffers than a real hub.
         let limits = Limits { workers: 1, ..limits.clone() };
@@ -130,12 +130,29 @@ fn plan(drawn: &Draw, workers: usize) -> ServicePlan<ListenerServices> {
 }
 
 impl<E: Seat, L: Layer> Simulation<E, L> {
-    pub(super) fn new(world: Shared, layer: fn() -> L) -> Simulation<E, L> {
+    pub(super) fn new(
+        world: Shared,
+        layer: impl Fn(&[Framing]) -> L + 'static,
+    ) -> Simulation<E, L> {
         let (workers, begun) = (world.borrow().workers, world.borrow().now);
         let mut drawn = draw(&mut world.borrow_mut().rng, workers);
-        if !L::IS_PLAIN {
-            // The layer's reply must fit into one buffer.
-            drawn.buffer_size = drawn.buffer_size.max(WELCOME.len());
+        if drawn.served.is_hub() {
+            // Each listener would have a hub of its own.
+            world.borrow_mut().framings.truncate(1);
+        }
+        if drawn.served == Served::Chargen {
+            // Not resolved: its output may take all buffers of a tiny pool, of which the layer needs
+            // one to encrypt it.
+            for framing in &mut world.borrow_mut().framings {
+                if *framing == Framing::Records {
+                    *framing = Framing::Plain;
+                }
+            }
+        }
+        for framing in world.borrow().framings.iter().filter(|_| !drawn.served.is_hub()) {
+            let (buffers, buffer_size) = framing.least_pool();
+            drawn.buffers = drawn.buffers.max(buffers);
+            drawn.buffer_size = drawn.buffer_size.max(buffer_size);
         }
         let inbox = *world.borrow_mut().rng.choice(&[1, 2, 4, 256]).expect("there are some");
         world
@@ -149,9 +166,10 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let late_buffers = world.borrow().rates.late_buffer > 0;
         world.borrow_mut().linger = drawn.rules.linger;
         let upgrades = Upgrades::draw(&world.borrow(), drawn.served, inbox);
+        let framings = world.borrow().framings.clone();
         let mut simulation = Simulation {
             drawn: drawn.clone(),
-            layer,
+            layer: Box::new(move || layer(&framings)),
             servers: Vec::new(),
             processes: vec![first],
             upgrades,
@@ -168,6 +186,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             ended_at: None,
             healed: false,
             suspended_at: None,
+            suspensions: Vec::new(),
             left_at: None,
             received: 0,
             rules: drawn.rules.clone(),
@@ -179,8 +198,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             moved: false,
             world,
         };
-        let listeners =
-            (0..workers).map(|_| vec![simulation.world.borrow_mut().listen()]).collect();
+        let listeners = (0..workers).map(|_| simulation.listen()).collect();
         simulation.add_servers(listeners);
         simulation.add_peers();
         simulation.clients = simulation.client_side(&drawn);
@@ -190,9 +208,16 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         simulation
     }
 
+    /// The listeners of a worker: one for each byte layer.
+    fn listen(&self) -> Vec<ListenerId> {
+        let mut world = self.world.borrow_mut();
+        (0..world.framings.len().max(1)).map(|number| world.listen_as(number)).collect()
+    }
+
     /// Adds the workers of the last process, with the listeners of each.
     pub(super) fn add_servers(&mut self, listeners: Vec<Vec<ListenerId>>) {
-        let plan = plan(&self.drawn, listeners.len());
+        let each = listeners.first().map_or(1, Vec::len);
+        let plan = plan(&self.drawn, listeners.len(), each);
         for (index, listeners) in listeners.into_iter().enumerate() {
             let server = self.server(index, listeners, &plan);
             self.servers.push(server);
@@ -246,8 +271,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             external: if number == 0 { self.external.clone() } else { Rc::default() },
             inner: plan.make(context),
         };
-        let of = |_: &ListenerId| ListenerOf { number: 0, kept: process.kept.clone() };
-        let of: Vec<_> = listeners.iter().map(of).collect();
+        let of = |(number, _)| ListenerOf { number, kept: process.kept.clone() };
+        let of: Vec<_> = (0..).zip(&listeners).map(of).collect();
         let worker = Worker::with_layer(engine, setup, make, (self.layer)());
         let mut worker = worker.with_listeners(&of);
         // Drawn separately, so that the other draws do not change. In most seeds it is so little
@@ -285,8 +310,11 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let manner = *world.rng.choice(&Manner::ALL).expect("there are some");
         let total = if manner == Manner::Silent { 0 } else { total };
         let script = Script::draw(self.served, &mut world.rng, number, total);
-        let peer = Peer::new(world, number, manner, script);
-        self.seen.borrow_mut().scripts.insert(number, peer.script.clone());
+        let peer = Peer::new(world, number, manner, script, self.buffers * self.buffer_size);
+        let mut seen = self.seen.borrow_mut();
+        seen.scripts.insert(number, peer.script.clone());
+        let introduction = peer.proxy().map(|proxy| (number, proxy.introduction.clone()));
+        seen.introductions.extend(introduction);
         peer
     }
 
@@ -308,7 +336,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     fn client_side(&self, drawn: &Draw) -> Option<ClientSide<E>> {
         let mut world = self.world.borrow_mut();
         // These clients send no header, and do not read messages.
-        let simple = !world.layered && world.messages.is_none();
+        let simple = world.framings.is_empty() && world.messages.is_none();
         if drawn.served != Served::Echo || !simple || world.rng.u8(0..3) != 0 {
             return None;
         }

@@ -3,6 +3,8 @@
 //! * `draw`: what the seed draws, and the servers, peers and clients made from it
 //! * `checks`: what must hold after every step, when idle, and at the end
 //! * `upgrade`: other processes, which take over from the first one at any step
+//! * `records`: what must hold of peers of the stand-in for TLS
+//! * `introductions`: what must hold of peers that begin with a header of the PROXY protocol
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -20,18 +22,20 @@ use super::report::{Report, report_of};
 use super::seat::{Seat, wants_turn};
 use super::service::{Clients, Seen, Watched, Whims};
 use super::sys::{SimSys, Woken};
+use super::wire::Framing;
 use super::world::{Event, ListenerId, Shared, World};
 use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::engine::MioEngine;
 use crate::shared::counters::Counters;
 use crate::shared::mailbox::EndOrder;
-use crate::worker::layer::header::Header;
-use crate::worker::layer::{Layer, Plain};
+use crate::worker::layer::{ByListener, Layer, Plain};
 use crate::worker::{Rules, Worker};
 
 mod checks;
 mod draw;
+mod introductions;
+mod records;
 mod upgrade;
 
 use draw::Draw;
@@ -42,7 +46,7 @@ const HEALED_AFTER: Duration = Duration::from_secs(15);
 /// Honest peers give up this long after the faults end: a service may hold their bytes forever.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// How long a server with a byte layer waits for a header.
-const OPENING_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const OPENING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time given to a drain, unless the seed draws a time that is too short.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Longest time until a server that receives nothing notices that its clients have left: more than
@@ -55,25 +59,34 @@ const STEPS_MAX: u64 = 300_000;
 
 /// Runs one seed on a seam. Records a trace if `told`.
 pub fn run(seed: u64, seam: Seam, told: bool) -> Report {
-    // Drawn with a generator of its own, so that seeds without a layer do not change.
-    let layered = fastrand::Rng::with_seed(seed ^ 0x001a_7e55).u8(0..8) == 0;
-    match (seam, layered) {
-        (Seam::Readiness, false) => run_with::<MioEngine<SimSys>, _>(seed, told, || Plain),
-        (Seam::Readiness, true) => run_with::<MioEngine<SimSys>, _>(seed, told, layer),
-        (Seam::Completion, false) => run_with::<SimEngine, _>(seed, told, || Plain),
-        (Seam::Completion, true) => run_with::<SimEngine, _>(seed, told, layer),
-        (Seam::Client, _) => client::run(seed, told),
+    match seam {
+        Seam::Readiness => run_on::<MioEngine<SimSys>>(seed, told),
+        Seam::Completion => run_on::<SimEngine>(seed, told),
+        Seam::Client => client::run(seed, told),
     }
 }
 
-/// The byte layer of the servers in some seeds.
-fn layer() -> Header {
-    Header { timeout: OPENING_TIMEOUT }
+fn run_on<E: Seat>(seed: u64, told: bool) -> Report {
+    let framings = Framing::draw(seed);
+    match framings.is_empty() {
+        true => run_with::<E, _>(seed, told, framings, |_| Plain),
+        false => run_with::<E, _>(seed, told, framings, layers),
+    }
 }
 
-fn run_with<E: Seat, L: Layer>(seed: u64, told: bool, layer: fn() -> L) -> Report {
+/// The byte layers of the servers in some seeds.
+fn layers(framings: &[Framing]) -> ByListener {
+    Framing::layers(framings, OPENING_TIMEOUT)
+}
+
+fn run_with<E: Seat, L: Layer>(
+    seed: u64,
+    told: bool,
+    framings: Vec<Framing>,
+    layer: impl Fn(&[Framing]) -> L + 'static,
+) -> Report {
     let world = World::drawn(seed, told);
-    world.borrow_mut().layered = !L::IS_PLAIN;
+    world.borrow_mut().framings = framings;
     // Drawn separately, as the layer is.
     let with_messages = fastrand::Rng::with_seed(seed ^ 0x006d_7367).u8(0..4) == 0;
     world.borrow_mut().messages = with_messages.then_some(seed);
@@ -84,7 +97,8 @@ fn run_with<E: Seat, L: Layer>(seed: u64, told: bool, layer: fn() -> L) -> Repor
 struct Simulation<E: Seat, L: Layer> {
     world: Shared,
     drawn: Rc<Draw>,
-    layer: fn() -> L,
+    /// Makes the byte layer of a worker.
+    layer: Box<dyn Fn() -> L>,
     /// The workers of all processes.
     servers: Vec<Server<E, L>>,
     /// The first one, and those that took over, or were to.
@@ -105,6 +119,8 @@ struct Simulation<E: Seat, L: Layer> {
     ended_at: Option<Time>,
     healed: bool,
     suspended_at: Option<Time>,
+    /// From when until when the process was suspended, each time.
+    suspensions: Vec<(Time, Time)>,
     /// When all clients had left, or bytes that they had left behind were last received.
     left_at: Option<Time>,
     /// How many bytes were received by then.
@@ -308,7 +324,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     /// The process stands still, while its peers go on.
     fn suspend(&mut self, span: Duration) {
+        let from = self.world.borrow().now;
         let until = self.world.borrow_mut().suspend(span);
+        self.suspensions.push((from, until));
         self.suspended_at = Some(until);
         loop {
             let event = self.world.borrow_mut().pop_until(until);

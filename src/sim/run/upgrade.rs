@@ -142,8 +142,10 @@ struct OnTheWay {
 impl Upgrades {
     pub(super) fn draw(world: &World, served: Served, inbox: usize) -> Upgrades {
         let mut rng = fastrand::Rng::with_seed(world.seed ^ SELECTION);
-        // The members of a hub stay, and those of two hubs would not hear each other.
-        let any = rng.u64(..).is_multiple_of(4) && !served.is_hub();
+        // The members of a hub stay, and those of two hubs would not hear each other. Connections
+        // that a byte layer has changed stay, too.
+        let moves = !served.is_hub() && world.framings.is_empty();
+        let any = rng.u64(..).is_multiple_of(4) && moves;
         let left = if any { rng.u8(1..=4) } else { 0 };
         let mut upgrades = Upgrades {
             rng,

@@ -132,6 +132,7 @@ impl World {
         }
         let bytes: Vec<u8> = self.endpoints[id].received.drain(..count).collect();
         self.endpoints[id].taken += count as u64;
+        self.endpoints[id].taken_at = Some(self.now);
         let sender = self.endpoints[id].other;
         if self.endpoints[sender].blocked && self.room_to(id) > 0 {
             self.endpoints[sender].blocked = false;

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{
-    Edge, Endpoint, EndpointId, Event, Listener, ListenerId, Route, Segment, Unseen, Watch, World,
+    Edge, Endpoint, EndpointId, Event, Listener, ListenerId, Route, Segment, ServerEnd, Unseen,
+    Watch, World,
 };
 use crate::base::time::Time;
 use crate::error::Errno;
@@ -27,7 +28,18 @@ impl World {
     /// Starts a connect. `connect_outcome` returns its outcome. A watched endpoint also becomes
     /// ready. With `ours` the endpoint is a descriptor of the process under test.
     pub(crate) fn connect(&mut self, address: SocketAddr, ours: bool) -> EndpointId {
+        self.connect_to(0, address, ours)
+    }
+
+    /// The same, to the listeners with this number.
+    pub(in crate::sim) fn connect_to(
+        &mut self,
+        listener: usize,
+        address: SocketAddr,
+        ours: bool,
+    ) -> EndpointId {
         let (near, _) = self.pair(address);
+        self.endpoints[near].listener = listener;
         self.endpoints[near].connecting = true;
         self.endpoints[near].ours = ours;
         if ours {
@@ -49,8 +61,10 @@ impl World {
         if self.endpoints[near].closed {
             return;
         }
+        let number = self.endpoints[near].listener;
+        let accepts = |listener: &Listener| listener.open && listener.number == number;
         let open: Vec<ListenerId> =
-            (0..self.listeners.len()).filter(|&id| self.listeners[id].open).collect();
+            (0..self.listeners.len()).filter(|&id| accepts(&self.listeners[id])).collect();
         let far = self.endpoints[near].other;
         let address = self.endpoints[far].address.expect("a far end has its peer's address");
         let refused = self.routes.get(&address) == Some(&Route::Refused);
@@ -103,6 +117,7 @@ impl World {
         }
         let far = self.listeners[id].backlog.pop_front().expect("it is not empty");
         self.endpoints[far].ours = true;
+        self.endpoints[far].accepted_at = Some(self.now);
         self.descriptors_open += 1;
         let address = self.endpoints[far].address.expect("a far end has its peer's address");
         self.trace(2, far, id as u64, || {
@@ -138,6 +153,22 @@ impl World {
     pub(in crate::sim) fn other_knows_of_reset(&self, id: EndpointId) -> bool {
         let other = &self.endpoints[self.endpoints[id].other];
         other.reset && other.broken
+    }
+
+    /// The life of the other side of this endpoint.
+    pub(in crate::sim) fn server_end(&self, id: EndpointId) -> ServerEnd {
+        let end = &self.endpoints[self.endpoints[id].other];
+        let closed_at = end.unseen_at_close.and_then(|unseen| unseen.closed_at);
+        ServerEnd {
+            accepted_at: end.accepted_at,
+            active_at: end.taken_at.max(end.accepted_at),
+            ended_at: end.fin_sent_at.or(closed_at),
+            sent_fin: end.fin_sent && !end.reset,
+            taken: end.taken,
+            taken_at_end: if end.fin_sent_at.is_some() { end.taken_at_fin } else { end.taken },
+            fin_received: end.fin_received,
+            failed: end.failed,
+        }
     }
 
     /// Whether the other side of this endpoint has neither sent FIN nor had an error injected.
@@ -189,7 +220,7 @@ impl World {
 
     /// Whether clients wait at an open listener, whose readiness was reported to this worker.
     pub(in crate::sim) fn has_waiting(&self, id: ListenerId, worker: usize) -> bool {
-        let Listener { watches, backlog, open } = &self.listeners[id];
+        let Listener { watches, backlog, open, .. } = &self.listeners[id];
         let untold = |(watch, edge): &(Watch, Edge)| {
             watch.worker == worker && edge.any() && edge.at > self.now
         };
@@ -197,7 +228,17 @@ impl World {
     }
 
     pub(crate) fn listen(&mut self) -> ListenerId {
-        self.listeners.push(Listener { backlog: VecDeque::new(), open: true, watches: Vec::new() });
+        self.listen_as(0)
+    }
+
+    /// A listener with this number among those of its worker.
+    pub(in crate::sim) fn listen_as(&mut self, number: usize) -> ListenerId {
+        self.listeners.push(Listener {
+            number,
+            backlog: VecDeque::new(),
+            open: true,
+            watches: Vec::new(),
+        });
         self.listeners.len() - 1
     }
 
@@ -218,6 +259,7 @@ impl World {
         }
         if !std::mem::replace(&mut endpoint.fin_sent, true) {
             endpoint.fin_sent_at = Some(self.now);
+            endpoint.taken_at_fin = endpoint.taken;
             endpoint.unseen_at_fin = Some(endpoint.unseen);
             let to = endpoint.other;
             self.post(to, Segment::Fin);

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::marks::{Mark, Marks};
+use super::wire::Framing;
 use crate::base::endpoint::Peer;
 use crate::base::time::Time;
 use crate::error::Errno;
@@ -147,6 +148,10 @@ pub(super) struct Unseen {
 pub(super) struct Endpoint {
     pub(super) address: Option<SocketAddr>,
     other: EndpointId,
+    /// The number of the listener that a connect is for. Each worker has one with this number.
+    listener: usize,
+    /// When the server had accepted it.
+    accepted_at: Option<Time>,
     received: VecDeque<u8>,
     /// Number of bytes received so far.
     taken: u64,
@@ -162,8 +167,11 @@ pub(super) struct Endpoint {
     /// It was reset: after the error was reported once, a receive returns the end of the stream.
     reset: bool,
     closed: bool,
-    /// When this side's FIN went out.
+    /// When this side's FIN went out, and how many bytes it had received by then.
     fin_sent_at: Option<Time>,
+    taken_at_fin: u64,
+    /// When it last received bytes.
+    taken_at: Option<Time>,
     /// What its owner has not seen yet; and what it had not seen when it sent FIN, and when it
     /// closed the endpoint.
     unseen: Unseen,
@@ -182,8 +190,29 @@ pub(super) struct Endpoint {
     forgotten: bool,
 }
 
+/// The life of the server's side of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ServerEnd {
+    /// When it was accepted and registered.
+    pub(super) accepted_at: Option<Time>,
+    /// When it was accepted or last received bytes.
+    pub(super) active_at: Option<Time>,
+    /// When it sent FIN or was closed, whichever came first.
+    pub(super) ended_at: Option<Time>,
+    /// Whether it sent FIN, and was not reset.
+    pub(super) sent_fin: bool,
+    /// Bytes that it has received, and had received by then.
+    pub(super) taken: u64,
+    pub(super) taken_at_end: u64,
+    pub(super) fin_received: bool,
+    /// An error was injected into a call on it.
+    pub(super) failed: bool,
+}
+
 #[derive(Debug)]
 struct Listener {
+    /// Its number among those of its worker.
+    number: usize,
     backlog: VecDeque<EndpointId>,
     open: bool,
     /// Who watches it: workers of several processes, if one has taken over from another.
@@ -201,8 +230,8 @@ pub(crate) struct World {
     pub(super) marks: Marks,
     pub(super) trace: Trace,
     pub(super) workers: usize,
-    /// The servers have a byte layer.
-    pub(super) layered: bool,
+    /// The byte layers of the servers' listeners. Empty if there is one listener without a layer.
+    pub(super) framings: Vec<Framing>,
     /// The seed, for draws that must not change the others.
     pub(crate) seed: u64,
     /// The services send messages, drawn from this seed.
@@ -291,7 +320,7 @@ impl World {
             marks: Marks::default(),
             trace: Trace::new(told),
             workers,
-            layered: false,
+            framings: Vec::new(),
             messages: None,
             endpoints: Vec::new(),
             listeners: Vec::new(),
@@ -418,11 +447,18 @@ pub(super) fn address_of(peer: usize) -> SocketAddr {
 
 /// The number of a peer.
 pub(super) fn peer_of(peer: Peer) -> usize {
-    let Some(IpAddr::V6(ip)) = peer.socket_addr().map(|address| address.ip()) else {
-        panic!("not an address of this world: {peer}")
-    };
-    let segments = ip.segments();
-    (segments[6] as usize) << 16 | segments[7] as usize
+    match peer.socket_addr().map(|address| address.ip()) {
+        Some(IpAddr::V6(ip)) => {
+            let segments = ip.segments();
+            (segments[6] as usize) << 16 | segments[7] as usize
+        }
+        // Only the header of a proxy names such a client.
+        Some(IpAddr::V4(ip)) => {
+            let [_, _, high, low] = ip.octets();
+            (high as usize) << 8 | low as usize
+        }
+        None => panic!("not an address of this world: {peer}"),
+    }
 }
 
 /// The byte that a peer sends at an offset, which reveals bytes of other peers or other offsets.

@@ -48,6 +48,9 @@ impl World {
             }
             What::Endpoint(id) => {
                 self.endpoints[id].watch = Some(watch);
+                if let Some(accepted_at) = &mut self.endpoints[id].accepted_at {
+                    *accepted_at = self.now;
+                }
                 self.endpoints[id].edge = Edge::default();
                 let edge = Edge {
                     readable: self.can_recv(id),

@@ -7,9 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 use super::header::{self, Header};
 use super::proxy::{self, Proxied};
+#[cfg(all(feature = "tls", any(test, feature = "sim")))]
+use super::tls::stand_in;
 #[cfg(feature = "tls")]
 use super::tls::{self, Tls};
 use super::{Layer, Plain};
@@ -19,7 +21,7 @@ use crate::buffer::{Chain, Pool};
 use crate::config::Config;
 use crate::error::{CloseReason, StartError};
 use crate::net::bind::ListenOn;
-use crate::net::proxy::ProxyHeaders;
+use crate::net::proxy::{ProxyHeaders, ProxyOptions};
 #[cfg(feature = "tls")]
 use crate::tls::server::Acceptor;
 #[cfg(feature = "tls")]
@@ -34,8 +36,10 @@ pub(crate) enum Kind {
     Tls(Tls),
     #[cfg(feature = "tls")]
     ProxyTls(Proxied<Tls>),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Header(Header),
+    #[cfg(all(feature = "tls", any(test, feature = "sim")))]
+    StandIn(Tls<stand_in::Session>),
 }
 
 /// What the layer of a connection's listener keeps for the connection.
@@ -46,8 +50,10 @@ pub(crate) enum Held {
     Tls(tls::Held),
     #[cfg(feature = "tls")]
     ProxyTls(proxy::State<tls::Held>),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Header(header::Held),
+    #[cfg(all(feature = "tls", any(test, feature = "sim")))]
+    StandIn(tls::Held<stand_in::Session>),
 }
 
 /// The state of a connection: the number of its kind, which is that of its listener, and what the
@@ -88,8 +94,14 @@ impl Kind {
         }
         Ok(match proxied {
             false => Kind::Plain(Plain),
-            true => Kind::Proxy(Proxied::new(&listener.proxy, timeout, Plain)),
+            true => Kind::proxied(&listener.proxy, timeout),
         })
+    }
+
+    /// The layer of a listener whose connections begin with a header of the PROXY protocol, and have
+    /// no other layer behind it.
+    pub(crate) fn proxied(options: &ProxyOptions, timeout: Duration) -> Kind {
+        Kind::Proxy(Proxied::new(options, timeout, Plain))
     }
 }
 
@@ -131,7 +143,7 @@ impl ByListener {
         })
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn new(kinds: Vec<Kind>) -> ByListener {
         ByListener::of_listeners(kinds)
     }
@@ -151,8 +163,10 @@ macro_rules! dispatch {
             (Kind::Tls(layer), Held::Tls(held)) => layer.$method(held $(, $argument)*),
             #[cfg(feature = "tls")]
             (Kind::ProxyTls(layer), Held::ProxyTls(held)) => layer.$method(held $(, $argument)*),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             (Kind::Header(layer), Held::Header(held)) => layer.$method(held $(, $argument)*),
+            #[cfg(all(feature = "tls", any(test, feature = "sim")))]
+            (Kind::StandIn(layer), Held::StandIn(held)) => layer.$method(held $(, $argument)*),
             _ => unreachable!("layer {} has another state", $state.kind),
         }
     };
@@ -184,8 +198,10 @@ impl Layer for ByListener {
             Kind::Tls(layer) => Held::Tls(layer.state(tag, at, pool)),
             #[cfg(feature = "tls")]
             Kind::ProxyTls(layer) => Held::ProxyTls(layer.state(tag, at, pool)),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Kind::Header(layer) => Held::Header(layer.state(tag, at, pool)),
+            #[cfg(all(feature = "tls", any(test, feature = "sim")))]
+            Kind::StandIn(layer) => Held::StandIn(layer.state(tag, at, pool)),
         };
         State { kind: kind as u32, held }
     }
@@ -213,8 +229,10 @@ impl Layer for ByListener {
             Kind::Tls(layer) => layer.names_peer(tag, at),
             #[cfg(feature = "tls")]
             Kind::ProxyTls(layer) => layer.names_peer(tag, at),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Kind::Header(layer) => layer.names_peer(tag, at),
+            #[cfg(all(feature = "tls", any(test, feature = "sim")))]
+            Kind::StandIn(layer) => layer.names_peer(tag, at),
         }
     }
 
@@ -289,6 +307,10 @@ impl Layer for ByListener {
 
     fn starves(&self, state: &State) -> bool {
         dispatch!(&self, state, starves())
+    }
+
+    fn keeps_output(&self, state: &State) -> bool {
+        dispatch!(&self, state, keeps_output())
     }
 
     fn keeps_input(&self, state: &State) -> bool {

@@ -36,7 +36,7 @@ use crate::buffer::{Chain, Pool};
 use crate::error::CloseReason;
 
 pub(crate) use by_listener::ByListener;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) use by_listener::Kind;
 
 mod by_listener;
@@ -166,6 +166,12 @@ pub(crate) trait Layer: 'static {
 
     /// Whether the layer cannot continue without a buffer.
     fn starves(&self, state: &Self::State) -> bool;
+
+    /// Whether the layer keeps output that is not among the outgoing bytes, because it has found no
+    /// buffer for it. If the connection is closed at once, that output is lost too.
+    fn keeps_output(&self, _: &Self::State) -> bool {
+        false
+    }
 
     /// Whether the layer keeps input until more arrives. If others wait for a buffer, the connection
     /// may be shed, like one whose service does.

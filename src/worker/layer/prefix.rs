@@ -165,6 +165,10 @@ impl<L: Layer> Layer for Prefix<L> {
         state.bytes.is_some() || self.inner.starves(&state.inner)
     }
 
+    fn keeps_output(&self, state: &Self::State) -> bool {
+        self.inner.keeps_output(&state.inner)
+    }
+
     fn keeps_input(&self, state: &Self::State) -> bool {
         self.inner.keeps_input(&state.inner)
     }

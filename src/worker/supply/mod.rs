@@ -246,6 +246,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let free = self.pool.available_for(claim.ticket);
         let at_once = self.takes_at_once(key);
         let (sends, (taken, _)) = (self.counters.sends.get(), self.pool.demand());
+        let received = self.counters.bytes_received.get();
         self.pool.set_serving(Some(claim.ticket));
         self.resume_waiter(engine, key);
         self.pool.set_serving(None);
@@ -253,6 +254,9 @@ impl<S: Service, L: Layer> Core<S, L> {
         // It may have used a buffer that is free again. Who takes some and is refused one gives
         // them back.
         let has_used = self.counters.sends.get() != sends || taken_since != taken && !refused;
+        // What a layer has given to the service may have needed more buffers than there are, and
+        // the next bytes use the same again.
+        let has_used = has_used || !L::IS_PLAIN && self.counters.bytes_received.get() != received;
         let waits = self.supply.is_waiting(key.slot());
         if !waits || has_used || self.pool.available_for(claim.ticket) < free {
             return true;

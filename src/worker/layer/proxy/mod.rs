@@ -233,6 +233,10 @@ impl<L: Layer> Layer for Proxied<L> {
         self.inner.starves(&state.inner)
     }
 
+    fn keeps_output(&self, state: &Self::State) -> bool {
+        self.inner.keeps_output(&state.inner)
+    }
+
     fn keeps_input(&self, state: &Self::State) -> bool {
         match &state.head {
             Head::Begun(kept) => !kept.is_empty(),

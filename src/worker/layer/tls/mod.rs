@@ -4,10 +4,11 @@
 //! as FIN is without TLS, and a FIN without it means that the stream was cut. When the service ends
 //! its output, close_notify precedes FIN.
 //!
-//! Output is encrypted at most [`AHEAD`] bytes before the kernel takes it, so that the bound of a
+//! Output is encrypted at most [`AHEAD`](Records::AHEAD) bytes before the kernel takes it, so that the bound of a
 //! service's output bounds the output. Input is decrypted as it arrives, because the worker receives
 //! nothing while output waits.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,35 +22,124 @@ use crate::error::CloseReason;
 use crate::tls::server::Acceptor;
 use crate::tls::session::{self, Error, Session};
 
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod stand_in;
 #[cfg(test)]
 mod tests;
 
-/// How many bytes of records may wait for the kernel before more output is encrypted. This is a
-/// connection's share of a turn, and the most that rustls encrypts at once.
-const AHEAD: usize = 64 << 10;
+/// What the layer needs of a session. The simulated world has one that stands in for rustls.
+pub(crate) trait Records: Sized + 'static {
+    /// What begins the sessions of a listener.
+    type Acceptor;
+    type Error: fmt::Display;
+
+    /// How many bytes of records may wait for the kernel before more output is encrypted.
+    const AHEAD: usize;
+    /// Memory of a session, in bytes at most.
+    const BYTES: usize;
+
+    /// Begins the session of a new client. `None` if it cannot be made.
+    fn accept(acceptor: &Self::Acceptor) -> Option<Box<Self>>;
+
+    /// See the methods of [`Session`].
+    fn is_handshaking(&self) -> bool;
+    fn handshake(&self) -> Handshake;
+    fn receive(&mut self, wire: &mut Chain) -> Result<bool, Self::Error>;
+    fn plaintext(&mut self, input: &mut Chain, pool: &Pool) -> bool;
+    fn send(&mut self, plaintext: &[u8]) -> usize;
+    fn has_records(&self) -> bool;
+    fn records(&mut self, wire: &mut Chain, pool: &Pool) -> bool;
+    fn close(&mut self);
+
+    /// What an error in the handshake means to a client.
+    fn reason(error: &Self::Error) -> HandshakeError;
+}
+
+impl Records for Session {
+    type Acceptor = Acceptor;
+    type Error = Error;
+
+    /// A connection's share of a turn, and the most that rustls encrypts at once.
+    const AHEAD: usize = 64 << 10;
+    const BYTES: usize = Session::BYTES;
+
+    fn accept(acceptor: &Acceptor) -> Option<Box<Session>> {
+        acceptor.session()
+    }
+
+    #[inline]
+    fn is_handshaking(&self) -> bool {
+        Session::is_handshaking(self)
+    }
+
+    fn handshake(&self) -> Handshake {
+        Session::handshake(self)
+    }
+
+    #[inline]
+    fn receive(&mut self, wire: &mut Chain) -> Result<bool, Error> {
+        Session::receive(self, wire)
+    }
+
+    #[inline]
+    fn plaintext(&mut self, input: &mut Chain, pool: &Pool) -> bool {
+        Session::plaintext(self, input, pool)
+    }
+
+    #[inline]
+    fn send(&mut self, plaintext: &[u8]) -> usize {
+        Session::send(self, plaintext)
+    }
+
+    #[inline]
+    fn has_records(&self) -> bool {
+        Session::has_records(self)
+    }
+
+    #[inline]
+    fn records(&mut self, wire: &mut Chain, pool: &Pool) -> bool {
+        Session::records(self, wire, pool)
+    }
+
+    fn close(&mut self) {
+        Session::close(self);
+    }
+
+    fn reason(error: &Error) -> HandshakeError {
+        session::reason(error)
+    }
+}
 
 /// The layer of a listener with TLS, or of connections that this side starts.
-#[derive(Clone)]
-pub(crate) struct Tls {
-    side: Side,
+pub(crate) struct Tls<S: Records = Session> {
+    side: Side<S>,
     /// How long a handshake may take.
     handshake_timeout: Duration,
 }
 
 /// What begins the sessions.
-#[derive(Clone)]
-enum Side {
-    Server(Arc<Acceptor>),
+enum Side<S: Records> {
+    Server(Arc<S::Acceptor>),
     /// The session for a connection with this tag.
-    Client(Arc<Begin>),
+    Client(Arc<Begin<S>>),
 }
 
-type Begin = dyn Fn(u64) -> Option<Box<Session>> + Send + Sync;
+type Begin<S> = dyn Fn(u64) -> Option<Box<S>> + Send + Sync;
+
+impl<S: Records> Clone for Tls<S> {
+    fn clone(&self) -> Tls<S> {
+        let side = match &self.side {
+            Side::Server(acceptor) => Side::Server(acceptor.clone()),
+            Side::Client(begin) => Side::Client(begin.clone()),
+        };
+        Tls { side, handshake_timeout: self.handshake_timeout }
+    }
+}
 
 /// What the layer keeps for one connection.
-pub(crate) struct Held {
+pub(crate) struct Held<S = Session> {
     /// `None` if it could not be made.
-    session: Option<Box<Session>>,
+    session: Option<Box<S>>,
     /// Records that have arrived and were not decrypted, because there was no buffer for those
     /// before them.
     received: Chain,
@@ -87,21 +177,21 @@ enum Stage {
     Last,
 }
 
-impl Tls {
-    pub(crate) fn new(acceptor: Arc<Acceptor>, handshake_timeout: Duration) -> Tls {
+impl<S: Records> Tls<S> {
+    pub(crate) fn new(acceptor: Arc<S::Acceptor>, handshake_timeout: Duration) -> Tls<S> {
         Tls { side: Side::Server(acceptor), handshake_timeout }
     }
 
     /// The layer of connections that this side starts. `begin` makes the session for a tag. The
     /// time-out of a connect includes the handshake.
     pub(crate) fn connecting(
-        begin: impl Fn(u64) -> Option<Box<Session>> + Send + Sync + 'static,
-    ) -> Tls {
+        begin: impl Fn(u64) -> Option<Box<S>> + Send + Sync + 'static,
+    ) -> Tls<S> {
         Tls { side: Side::Client(Arc::new(begin)), handshake_timeout: Duration::MAX }
     }
 
     /// What a listener's sessions begin with.
-    pub(crate) fn acceptor(&self) -> Option<&Arc<Acceptor>> {
+    pub(crate) fn acceptor(&self) -> Option<&Arc<S::Acceptor>> {
         match &self.side {
             Side::Server(acceptor) => Some(acceptor),
             Side::Client(_) => None,
@@ -109,7 +199,7 @@ impl Tls {
     }
 }
 
-impl Held {
+impl<S: Records> Held<S> {
     fn is_handshaking(&self) -> bool {
         self.session.as_ref().is_none_or(|session| session.is_handshaking())
     }
@@ -138,14 +228,14 @@ impl Held {
 
     /// The session has failed. Its alert is the last record. Returns the reason to close.
     #[cold]
-    fn failed(&mut self, error: &Error) -> CloseReason {
+    fn failed(&mut self, error: &S::Error) -> CloseReason {
         let reason = match self.is_handshaking() {
             true => CloseReason::TlsHandshake,
             false => CloseReason::TlsAlert,
         };
         log::debug!("{reason}: {error}");
         if reason == CloseReason::TlsHandshake {
-            self.handshake_failed(session::reason(error));
+            self.handshake_failed(S::reason(error));
         }
         self.stage = Stage::Last;
         reason
@@ -183,7 +273,7 @@ impl Held {
                 _ if session.is_handshaking() => return,
                 // The peer has been told that nothing follows.
                 Stage::Last => return drop(output.take()),
-                _ if self.unsent >= AHEAD => return,
+                _ if self.unsent >= S::AHEAD => return,
                 _ if !output.is_empty() => {
                     let taken = session.send(output.first_slice());
                     output.consume(taken);
@@ -199,12 +289,12 @@ impl Held {
     }
 }
 
-impl Layer for Tls {
-    type State = Held;
+impl<S: Records> Layer for Tls<S> {
+    type State = Held<S>;
 
-    fn state(&self, tag: u64, _: Peer, pool: &Pool) -> Held {
+    fn state(&self, tag: u64, _: Peer, pool: &Pool) -> Held<S> {
         let (session, client) = match &self.side {
-            Side::Server(acceptor) => (acceptor.session(), None),
+            Side::Server(acceptor) => (S::accept(acceptor), None),
             Side::Client(begin) => {
                 (begin(tag), Some(ClientHandshake { began: Time::ZERO, ended: None }))
             }
@@ -225,10 +315,10 @@ impl Layer for Tls {
     }
 
     fn bytes_each(&self) -> usize {
-        Session::BYTES
+        S::BYTES
     }
 
-    fn begin(&mut self, held: &mut Held, _: &Pool) -> Result<(), CloseReason> {
+    fn begin(&mut self, held: &mut Held<S>, _: &Pool) -> Result<(), CloseReason> {
         if let Some(client) = &mut held.client {
             client.began = monotonic_now();
         }
@@ -241,26 +331,31 @@ impl Layer for Tls {
         }
     }
 
-    fn handshake(&self, held: &Held) -> Option<Result<Handshake, HandshakeError>> {
+    fn handshake(&self, held: &Held<S>) -> Option<Result<Handshake, HandshakeError>> {
         held.client.as_ref()?.ended
     }
 
-    fn peer(&self, held: &Held, at: Peer) -> Option<Peer> {
+    fn peer(&self, held: &Held<S>, at: Peer) -> Option<Peer> {
         (!held.is_handshaking()).then_some(at)
     }
 
-    fn opening_timeout(&self, _: &Held) -> Duration {
+    fn opening_timeout(&self, _: &Held<S>) -> Duration {
         self.handshake_timeout
     }
 
-    fn decide(&mut self, held: &mut Held, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
+    fn decide(
+        &mut self,
+        held: &mut Held<S>,
+        _: &mut Chain,
+        _: &Pool,
+    ) -> Result<usize, CloseReason> {
         held.handshake_failed(HandshakeError::TimedOut);
         Err(CloseReason::TlsHandshake)
     }
 
     fn received(
         &mut self,
-        held: &mut Held,
+        held: &mut Held<S>,
         input: &mut Chain,
         wire: &mut Chain,
         pool: &Pool,
@@ -273,11 +368,11 @@ impl Layer for Tls {
         Ok(input.len() - before)
     }
 
-    fn has_ended(&self, held: &Held) -> bool {
+    fn has_ended(&self, held: &Held<S>) -> bool {
         held.peer_closed && !held.starves_to_receive
     }
 
-    fn ended(&mut self, held: &mut Held, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
+    fn ended(&mut self, held: &mut Held<S>, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
         let handshaking = held.is_handshaking();
         if handshaking {
             held.handshake_failed(HandshakeError::Closed);
@@ -292,7 +387,7 @@ impl Layer for Tls {
     #[inline]
     fn outgoing<'a>(
         &mut self,
-        held: &'a mut Held,
+        held: &'a mut Held<S>,
         output: &'a mut Chain,
         pool: &Pool,
     ) -> &'a mut Chain {
@@ -302,7 +397,7 @@ impl Layer for Tls {
 
     /// While records are sent in part, it is not known how many of the service's bytes are in that
     /// part. At most as many as there are bytes left are not sent.
-    fn sent(&mut self, held: &mut Held, wire_bytes: usize) -> usize {
+    fn sent(&mut self, held: &mut Held<S>, wire_bytes: usize) -> usize {
         held.unsent -= wire_bytes;
         let left = held.of_service.min(held.unsent);
         let sent = held.of_service - left;
@@ -310,18 +405,22 @@ impl Layer for Tls {
         sent
     }
 
-    fn finish(&mut self, held: &mut Held) {
+    fn finish(&mut self, held: &mut Held<S>) {
         if held.stage == Stage::Open {
             held.stage = Stage::Finishing;
         }
     }
 
-    fn forget_input(&mut self, held: &mut Held) {
+    fn forget_input(&mut self, held: &mut Held<S>) {
         drop(held.received.take());
         held.starves_to_receive = false;
     }
 
-    fn starves(&self, held: &Held) -> bool {
+    fn starves(&self, held: &Held<S>) -> bool {
         held.starves_to_receive || held.starves_to_send
+    }
+
+    fn keeps_output(&self, held: &Held<S>) -> bool {
+        held.starves_to_send
     }
 }

@@ -1,32 +1,32 @@
 //! The client side of the simulated byte layer, [`header`](crate::worker::layer::header): what a
 //! peer adds to the bytes that it sends, and removes from the bytes that it receives.
 
-use super::marks::Mark;
-use super::world::World;
+use super::super::marks::Mark;
+use super::super::world::World;
 use crate::worker::layer::header::{
     FAREWELL, HEADER_LEN, MAGIC, REFUSAL, WANTS_FAREWELL, WELCOME, header,
 };
 
 /// Peer number of the address that all these peers connect from. The header has the real number.
-pub(super) const PROXY: usize = 0xFFFF;
+pub(in crate::sim) const GATEWAY: usize = 0xFFFF;
 
 /// Chosen so that no service byte is encoded as [`FAREWELL`] where the stream may end.
 const KEY: u8 = FAREWELL ^ 0xF5;
 
 /// How a header is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum HeaderFlaw {
+pub(in crate::sim) enum Flaw {
     /// It is not a header.
     Wrong,
     /// The peer sends FIN in the middle of it.
     Half,
 }
 
-pub(super) struct Wire {
+pub(in crate::sim) struct Header {
     header: Vec<u8>,
     said: usize,
     pieces: u32,
-    pub(super) flaw: Option<HeaderFlaw>,
+    pub(in crate::sim) flaw: Option<Flaw>,
     wants_farewell: bool,
     /// The part of the layer's reply that has arrived.
     answer: Vec<u8>,
@@ -34,35 +34,39 @@ pub(super) struct Wire {
     last: Option<u8>,
 }
 
-impl Wire {
-    pub(super) fn draw(rng: &mut fastrand::Rng, number: usize, wants_farewell: bool) -> Wire {
+impl Header {
+    pub(in crate::sim) fn draw(
+        rng: &mut fastrand::Rng,
+        number: usize,
+        wants_farewell: bool,
+    ) -> Header {
         let flags = if wants_farewell { WANTS_FAREWELL } else { 0 };
         let mut header = header(number as u16, KEY, flags).to_vec();
         let flaw = match rng.u8(0..12) {
-            0 => Some(HeaderFlaw::Wrong),
-            1 => Some(HeaderFlaw::Half),
+            0 => Some(Flaw::Wrong),
+            1 => Some(Flaw::Half),
             _ => None,
         };
         match flaw {
-            Some(HeaderFlaw::Wrong) => header[0] = MAGIC ^ rng.u8(1..),
-            Some(HeaderFlaw::Half) => header.truncate(rng.usize(1..HEADER_LEN)),
+            Some(Flaw::Wrong) => header[0] = MAGIC ^ rng.u8(1..),
+            Some(Flaw::Half) => header.truncate(rng.usize(1..HEADER_LEN)),
             None => {}
         }
-        Wire { header, said: 0, pieces: 0, flaw, wants_farewell, answer: Vec::new(), last: None }
+        Header { header, said: 0, pieces: 0, flaw, wants_farewell, answer: Vec::new(), last: None }
     }
 
     /// The part of the header that is not sent yet.
-    pub(super) fn header_rest(&self) -> &[u8] {
+    pub(in crate::sim) fn header_rest(&self) -> &[u8] {
         &self.header[self.said..]
     }
 
-    pub(super) fn header_sent(&mut self, count: usize) {
+    pub(in crate::sim) fn header_sent(&mut self, count: usize) {
         self.said += count;
         self.pieces += 1;
     }
 
     /// Encodes bytes for the wire. Decoding is the same operation.
-    pub(super) fn sealed(&self, bytes: &[u8]) -> Vec<u8> {
+    pub(in crate::sim) fn sealed(&self, bytes: &[u8]) -> Vec<u8> {
         bytes.iter().map(|byte| byte ^ KEY).collect()
     }
 
@@ -70,10 +74,14 @@ impl Wire {
     ///
     /// # Errors
     /// If the layer must not send them.
-    pub(super) fn hear(&mut self, world: &mut World, bytes: &[u8]) -> Result<Vec<u8>, String> {
+    pub(in crate::sim) fn hear(
+        &mut self,
+        world: &mut World,
+        bytes: &[u8],
+    ) -> Result<Vec<u8>, String> {
         let expected = match self.flaw {
-            Some(HeaderFlaw::Wrong) => REFUSAL,
-            Some(HeaderFlaw::Half) => &[],
+            Some(Flaw::Wrong) => REFUSAL,
+            Some(Flaw::Half) => &[],
             None if self.header_rest().is_empty() => WELCOME,
             None => &[],
         };
@@ -97,12 +105,12 @@ impl Wire {
     }
 
     /// Handles FIN. Returns the last byte of the service, if it was held back.
-    pub(super) fn fin_came(&mut self, world: &mut World) -> Vec<u8> {
+    pub(in crate::sim) fn fin_came(&mut self, world: &mut World) -> Vec<u8> {
         match self.last.take() {
             Some(FAREWELL) => world.mark(Mark::LayerFarewell),
             Some(byte) => return vec![byte ^ KEY],
             None if self.answer.is_empty() => world.mark(match self.flaw {
-                Some(HeaderFlaw::Half) if self.header_rest().is_empty() => Mark::LayerCutShort,
+                Some(Flaw::Half) if self.header_rest().is_empty() => Mark::LayerCutShort,
                 _ => Mark::LayerNeverOpened,
             }),
             None => {}
