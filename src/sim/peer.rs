@@ -630,13 +630,7 @@ impl Peer {
             // The server never closes.
             Manner::HalfClosing if endless && self.has_all() => self.leave(world),
             Manner::HalfClosing if self.has_sent_all() && !self.shut && self.may_leave(world) => {
-                if self.has_closed_records() {
-                    // close_notify is enough; FIN may follow.
-                    self.shut = true;
-                    if self.records().is_none() || world.rng.bool() {
-                        self.sends_fin(world);
-                    }
-                }
+                self.half_close(world);
             }
             // Waits for the FIN.
             Manner::HalfClosing => {}
@@ -655,6 +649,17 @@ impl Peer {
             Manner::NeverReading | Manner::Silent => {}
             _ if self.has_all() && !self.awaits_end() && self.may_leave(world) => self.leave(world),
             _ => {}
+        }
+    }
+
+    fn half_close(&mut self, world: &mut World) {
+        if !self.has_closed_records() {
+            return;
+        }
+        // close_notify is enough; FIN may follow.
+        self.shut = true;
+        if self.records().is_none() || world.rng.bool() {
+            self.sends_fin(world);
         }
     }
 
