@@ -271,7 +271,12 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             external: if number == 0 { self.external.clone() } else { Rc::default() },
             inner: plan.make(context),
         };
-        let of = |(number, _)| ListenerOf { number, kept: process.kept.clone() };
+        // Without byte layers, all are copies of one.
+        let is_layered = !self.world.borrow().framings.is_empty();
+        let of = |(nth, _)| ListenerOf {
+            number: if is_layered { nth } else { 0 },
+            kept: process.kept.clone(),
+        };
         let of: Vec<_> = (0..).zip(&listeners).map(of).collect();
         let worker = Worker::with_layer(engine, setup, make, (self.layer)());
         let mut worker = worker.with_listeners(&of);
