@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ending::Ending;
 use super::reload::Reloader;
+use super::systemd;
 use super::upgrade::Upgrader;
 use crate::admin;
 
@@ -24,6 +25,9 @@ impl Operations {
         // What comes of it is in the log.
         if let Err(text) = self.upgrader.unless_under_way(|| drop(self.reload_now(signal))) {
             log::warn!("{signal}: nothing is changed: {text}");
+            // The service manager waits for the end of the reload that it has asked for.
+            systemd::reloading();
+            systemd::reloaded(&format!("nothing is changed: {text}"));
         }
     }
 

@@ -111,13 +111,14 @@ impl Stopper {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes all threads end. What waits in their sockets is not read. Threads that have not begun
-    /// leave the sockets as they are.
+    /// Makes all threads end. What waits in their sockets is not read. Threads that have not begun, or
+    /// that were to leave the sockets to another process, leave them as they are.
     pub(crate) fn stop(&self) {
         let begun = self.begun();
         self.stopped.store(true, Ordering::Release);
         self.begins_or_stops.notify_all();
-        if !*begun {
+        // They are those of the process that these threads take over from, or were left to another.
+        if !*begun || self.left.load(Ordering::Acquire) {
             return;
         }
         for socket in self.sockets.iter().filter_map(Weak::upgrade) {

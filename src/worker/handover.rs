@@ -171,8 +171,9 @@ impl<S: Service, L: Layer> Core<S, L> {
         if let Err((error, socket)) = engine.adopt(key, socket, peer) {
             log::error!("a connection is closed, because it cannot be watched any more: {error}");
             self.context(key).reason = Some(CloseReason::Failed);
-            self.free(engine, key);
+            // First: who is woken by the permit may need its descriptor.
             drop(socket);
+            self.free(engine, key);
             return;
         }
         let leases = self.context(key).leases_wanted;

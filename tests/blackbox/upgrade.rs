@@ -546,6 +546,18 @@ fn the_service_manager_follows_the_new_process() {
         seen
     };
     ready("READY=1\nSTATUS=serving on 1 addresses");
+    // A reload that is refused has an end, too: the manager waits for it.
+    let fail = folder.join("fail");
+    upgraded.install(&format!("until test -e {}; do sleep 0.01; done; exit 1", fail.display()));
+    thread::scope(|scope| {
+        let first = scope.spawn(|| upgraded.ask());
+        eventually("it starts", || upgraded.daemon.log().contains("admin: starting "));
+        upgraded.daemon.signal(Signal::HUP);
+        let seen = ready("READY=1\nSTATUS=nothing is changed: an upgrade is under way");
+        assert!(seen.iter().any(|message| message.starts_with("RELOADING=1\n")), "{seen:?}");
+        fs::write(&fail, "").expect("writing a file");
+        assert_eq!(first.join().expect("a reply").0, 409);
+    });
     upgraded.install("exit 1");
     assert_eq!(upgraded.ask().0, 409);
     upgraded.lead_to(&fs::canonicalize(binary()).expect("the program"));
