@@ -211,6 +211,9 @@ mod protocol;
 pub mod server;
 pub mod service;
 mod shared;
+// The simulated world runs the layer of TLS.
+#[cfg(all(test, not(feature = "tls")))]
+compile_error!("the tests need the feature tls: add --features tls");
 #[cfg(any(test, feature = "sim"))]
 #[doc(hidden)]
 pub mod sim;
