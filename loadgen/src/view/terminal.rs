@@ -153,11 +153,11 @@ pub fn suspend() {
     restore_mode();
 }
 
-/// Restores the terminal for good.
+/// Restores the terminal of a process that ends now.
 pub fn close() {
-    #[cfg(feature = "live")]
-    screen::close();
     restore_mode();
+    #[cfg(feature = "live")]
+    screen::close_at_once();
 }
 
 /// Goes on with the view and the keys, after the job was stopped and continued. Whoever had the

@@ -14,7 +14,7 @@ pub fn stage(plan: &Plan, stage: RunStage, counts: &Snapshot) -> String {
         }
         RunStage::Measuring(since) => {
             let since = since.as_secs_f64();
-            match (plan.duration, plan.requests) {
+            match (plan.duration, plan.own_requests()) {
                 (Some(duration), _) => format!("measuring: {since:.1}s of {duration:?}"),
                 (None, Some(requests)) => {
                     format!("measuring: {since:.1}s, {} of {requests} replies", counts.replies)

@@ -14,6 +14,8 @@ import termios
 import time
 
 GUARD_S = 60
+# Written behind what the program has written, so that all of it has been read when this comes.
+MARK = b"\x1e(that was all)\x1e"
 
 
 def modes(descriptor):
@@ -44,7 +46,7 @@ def run_on(ours, theirs, command):
 class Terminal:
     def __init__(self, size, command):
         # The other end stays open here, so that the modes can be read after the program has ended.
-        self.ours, theirs = os.openpty()
+        self.ours, self.theirs = os.openpty()
         set_size(self.ours, size)
         self.settings = repr(termios.tcgetattr(self.ours))
         self.before = modes(self.ours)
@@ -52,7 +54,7 @@ class Terminal:
         self.deadline = time.monotonic() + GUARD_S
         self.child = os.fork()
         if self.child == 0:
-            run_on(self.ours, theirs, command)
+            run_on(self.ours, self.theirs, command)
 
     def read(self):
         """What is shown now; False if there is nothing."""
@@ -72,8 +74,10 @@ class Terminal:
         while True:
             found, code = os.waitpid(self.child, os.WNOHANG | os.WUNTRACED)
             if found and status(code):
-                while self.read():
-                    pass
+                os.write(self.theirs, MARK)
+                while not self.shown.endswith(MARK):
+                    self.read()
+                self.shown = self.shown.removesuffix(MARK)
                 return code
             self.read()
 

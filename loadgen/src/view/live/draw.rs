@@ -138,7 +138,7 @@ fn title(frame: &mut Frame, area: Rect, model: &Model) {
 /// The stage, and how much of the run is done.
 fn gauge(frame: &mut Frame, area: Rect, model: &Model, look: Look) {
     let (plan, stage) = (model.plan(), model.stage);
-    let done = match (stage, plan.duration, plan.requests) {
+    let done = match (stage, plan.duration, plan.own_requests()) {
         (RunStage::Connecting, ..) => model.counts.open as f64 / plan.connections.max(1) as f64,
         (RunStage::Measuring(since), Some(duration), _) => {
             since.as_secs_f64() / duration.as_secs_f64()

@@ -109,6 +109,9 @@ fn draw_all(updates: Receiver<Update>, mut model: Model, look: Look) {
     }
 }
 
+/// Clears the screen.
+const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
+
 /// Turns frames into the bytes that change the one before.
 struct Canvas {
     terminal: Terminal<CrosstermBackend<Bytes>>,
@@ -118,8 +121,10 @@ struct Canvas {
 
 impl Canvas {
     fn new() -> Canvas {
-        let bytes = Bytes::default();
-        let size = screen::size();
+        Canvas::of(screen::size(), Bytes::default())
+    }
+
+    fn of(size: (u16, u16), bytes: Bytes) -> Canvas {
         let viewport = Viewport::Fixed(Rect::new(0, 0, size.0, size.1));
         let backend = CrosstermBackend::new(bytes.clone());
         let terminal = Terminal::with_options(backend, TerminalOptions { viewport });
@@ -131,9 +136,11 @@ impl Canvas {
         let size = screen::size();
         self.bytes.take();
         if is_stale || size != self.size {
-            self.size = size;
-            let whole = Rect::new(0, 0, size.0, size.1);
-            self.terminal.resize(whole).expect("memory takes every byte");
+            // Not resized: that would ask other terminals than the one of stderr for a size.
+            *self = Canvas::of(size, self.bytes.clone());
+            // The one before has shown the cursor at its end.
+            self.bytes.take();
+            self.bytes.write_all(CLEAR).expect("memory takes every byte");
         }
         let drawn = self.terminal.draw(|frame| draw::draw(frame, model, look));
         drawn.expect("memory takes every byte");

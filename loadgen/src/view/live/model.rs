@@ -117,7 +117,11 @@ impl Model {
         let now = ThreadUse::times_of_clients();
         if now.len() == self.used_before.len() {
             let both = now.iter().zip(&self.used_before);
-            self.set_thread_uses(both.map(|(now, before)| now.since(*before)).collect());
+            // The first redraw, at which they were first asked, came a little after the begin.
+            let whole = self.report.records.elapsed();
+            self.set_thread_uses(
+                both.map(|(now, before)| now.since(*before).over(whole)).collect(),
+            );
         }
         let report = &self.report;
         self.so_far = Some(SoFar {

@@ -8,8 +8,11 @@ use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::panic;
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::getpgrp;
 use rustix::termios::{tcgetpgrp, tcgetwinsize};
 
@@ -75,6 +78,10 @@ pub fn begin_frame() -> Option<bool> {
         }
         return None;
     }
+    // A terminal that takes no bytes (Ctrl-S) must not hold up the end of the run, or a signal.
+    if !takes_bytes() {
+        return None;
+    }
     match screen.state {
         State::Shown => Some(std::mem::take(&mut screen.is_stale)),
         State::Away => {
@@ -86,6 +93,14 @@ pub fn begin_frame() -> Option<bool> {
         }
         State::Closed | State::Suspended => None,
     }
+}
+
+fn takes_bytes() -> bool {
+    let stderr = io::stderr();
+    let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
+    // If it cannot be asked, the write tells.
+    poll(&mut polled, Some(&Timespec::default())).is_err()
+        || polled[0].revents().intersects(PollFlags::OUT)
 }
 
 /// Writes a frame, unless the screen has been left since it was begun.
@@ -113,6 +128,24 @@ pub fn resume() {
 /// Leaves the screen for good.
 pub fn close() {
     screen().leave(State::Closed);
+}
+
+/// The same for a process that ends now: without waiting for a terminal that takes no bytes.
+pub fn close_at_once() {
+    // A frame takes less. Whoever waits for the terminal takes longer.
+    const FRAME_MAX: Duration = Duration::from_millis(100);
+    let begun = Instant::now();
+    let mut screen = loop {
+        match SCREEN.try_lock() {
+            Ok(screen) => break screen,
+            Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > FRAME_MAX => return,
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    if takes_bytes() {
+        screen.leave(State::Closed);
+    }
 }
 
 /// Keeps a message if the view would hide it.
