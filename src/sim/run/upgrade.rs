@@ -486,8 +486,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         assert_eq!(received, sight.delivered, "peer {peer}: the count of bytes does not go on");
         assert!(sent >= facts.bytes_sent, "peer {peer}: the count of bytes does not go on");
         let moved = (received, sent) != (facts.bytes_received, facts.bytes_sent);
-        // What comes when a process ends is thrown away, and not counted as received.
-        let moved = moved || self.ended_at.is_some() || self.processes[to].ends_early;
+        // A connection that has waited for a buffer, or whose service has waited, was not idle.
+        let moved = moved || self.late_buffers || self.whims.waits > 0;
         assert!(moved || active_at == facts.active_at, "peer {peer}: its idle time begins anew");
         let since = self.processes[to].directory.since(id);
         assert_eq!(since, sight.opened_at, "peer {peer}: since when it has been connected");
