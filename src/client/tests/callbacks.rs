@@ -45,7 +45,7 @@ fn a_callback_of_what_is_complete_runs_after_the_one_that_gives_it() {
     let client = Arc::new(connected(&clients, &target, Options::new()));
     let (send, order) = channel();
     let inner = client.clone();
-    client.send_receive(b"x".to_vec(), GUARD).on_complete(move |_| {
+    on_the_loop(&client, move || {
         let again = send.clone();
         // Fails at once, because there is no framing.
         inner.receive_message(Vec::new()).on_complete(move |_| again.send("inner").unwrap());
@@ -105,7 +105,7 @@ fn a_reply_that_came_while_the_loop_stood_still_counts_although_there_is_more_to
     let pending = client.send_receive(vec![7; LEN], EXPIRES);
     // It has not read, and the kernel takes less than the message: the request is still being sent.
     thread::sleep(SHORT);
-    sleeper.send_receive(b"x".to_vec(), GUARD).on_complete(move |_| {
+    on_the_loop(&sleeper, move || {
         stands_still.send(()).unwrap();
         thread::sleep(EXPIRES + SHORT * 4);
     });

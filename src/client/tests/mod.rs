@@ -352,6 +352,20 @@ fn a_peer_that_never_closes_is_waited_for_no_longer_than_the_linger_time() {
     drop(keep);
 }
 
+/// Calls `act` on the loop's thread. The client must be connected and have nothing to receive.
+///
+/// The callback of an operation that can complete on its own would not do: if it completes before
+/// the callback is set, the callback runs on the caller's thread.
+fn on_the_loop(client: &Client, act: impl FnOnce() + Send + 'static) {
+    let receive = client.receive(Vec::new());
+    let canceller = receive.canceller();
+    receive.on_complete(move |received| {
+        assert_eq!(received.unwrap_err().error, Error::Cancelled);
+        act();
+    });
+    canceller.cancel();
+}
+
 #[test]
 fn callbacks_come_on_the_loops_thread_and_may_go_on_from_there() {
     // The server replies only after the callback is set.
@@ -388,7 +402,7 @@ fn a_panic_in_a_callback_is_its_own_affair_and_waiting_in_one_is_refused() {
     let client = Arc::new(connected(&clients, &target, options));
     let (send, results) = channel();
     let inner = client.clone();
-    client.send_receive(b"1".to_vec(), GUARD).on_complete(move |_| {
+    on_the_loop(&client, move || {
         send.send(inner.send_receive(b"2".to_vec(), GUARD).wait()).unwrap();
         panic!("on purpose");
     });

@@ -8,8 +8,7 @@ use super::*;
 fn at_once<T>(client: &Client, begin: impl FnOnce() -> T) -> T {
     let (held, is_held) = channel();
     let (go, when) = channel::<()>();
-    // This connect is rejected, because the client is already connected.
-    client.connect(GUARD).on_complete(move |_| {
+    on_the_loop(client, move || {
         held.send(()).unwrap();
         let _ = when.recv_timeout(GUARD);
     });
@@ -151,7 +150,7 @@ fn a_wait_that_is_refused_takes_its_receive_along() {
     let client = Arc::new(connected(&clients, &target, Options::new()));
     let (send, refused) = channel();
     let inner = client.clone();
-    client.send_receive(b"1".to_vec(), GUARD).on_complete(move |_| {
+    on_the_loop(&client, move || {
         send.send(inner.receive(Vec::new()).wait().unwrap_err().error).unwrap();
     });
     assert_eq!(refused.recv_timeout(GUARD).unwrap(), Error::OnLoopThread);
