@@ -108,7 +108,7 @@ pub(super) struct Peer {
     pub(super) end: Option<End>,
     begun: bool,
     gave_up: bool,
-    /// When a byte last moved, either way.
+    /// When a byte last moved, either way, be it the service's or a layer's.
     moved_at: Time,
     /// It gave up because no byte had moved for [`STUCK_AFTER`].
     stuck: bool,
@@ -163,6 +163,7 @@ impl Peer {
                 let rng = &mut world.rng;
                 let mut proxy = Proxy::draw(rng, number, required, of_script, pool);
                 script.begin_with(&proxy.take_payload());
+                proxy.undecided_max = script.undecided_max();
                 Some(Wire::Proxy(proxy))
             }
             Some(Framing::Records) => {
@@ -480,7 +481,10 @@ impl Peer {
         }
         let part = &rest[..world.rng.usize(1..=rest.len())];
         match world.send(self.endpoint, part, false) {
-            Ok(count) => wire.header_sent(count),
+            Ok(count) => {
+                wire.header_sent(count);
+                self.moved_at = world.now;
+            }
             Err(Errno::AGAIN) => {}
             Err(_) => self.ends(world, End::Reset),
         }
@@ -507,7 +511,10 @@ impl Peer {
             proxy::Next::Say { part, .. } => part.to_vec(),
         };
         match world.send(self.endpoint, &part, false) {
-            Ok(count) => proxy.has_said(count),
+            Ok(count) => {
+                proxy.has_said(count);
+                self.moved_at = world.now;
+            }
             Err(Errno::AGAIN) => {}
             Err(_) => self.ends(world, End::Reset),
         }
@@ -555,7 +562,10 @@ impl Peer {
         let most = if self.manner == Manner::OneByte { 1 } else { world.rng.usize(1..=700) };
         let Some(Wire::Records(records)) = &mut self.wire else { return };
         match world.send(self.endpoint, &records.part(most), false) {
-            Ok(count) => self.sent += records.has_sent(count),
+            Ok(count) => {
+                self.sent += records.has_sent(count);
+                self.moved_at = world.now;
+            }
             Err(Errno::AGAIN) => {}
             Err(_) => return self.ends(world, End::Reset),
         }

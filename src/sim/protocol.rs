@@ -21,6 +21,9 @@ pub(super) enum Served {
     Hub(HubDraw),
 }
 
+/// The longest header of version 1 of the PROXY protocol, in bytes. No other beginning is as long.
+const LONGEST_LINE: usize = 107;
+
 /// Common delimiters, and some that overlap with themselves.
 const DELIMITERS: [&[u8]; 5] = [b"<EOF>", b"\n", b"aab", b"abab", b"\r\n"];
 
@@ -194,6 +197,14 @@ impl Script {
     /// Whether any bytes are as good as others.
     pub(super) fn takes_any_bytes(&self) -> bool {
         matches!(self.served, Served::Echo | Served::Discard)
+    }
+
+    /// How many of its first bytes may be the beginning of a header of the PROXY protocol, at most.
+    pub(super) fn undecided_max(&self) -> usize {
+        match self.said.first() {
+            Some(b'P' | b'\r') => LONGEST_LINE,
+            _ => 0,
+        }
     }
 
     /// Puts bytes before all others.

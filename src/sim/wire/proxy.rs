@@ -95,6 +95,8 @@ pub(in crate::sim) struct Proxy {
     goes_on_at: Option<Time>,
     /// How many of the service's bytes begin like a header.
     pub(in crate::sim) payload: usize,
+    /// How many of the service's bytes leave open whether they are a header, at most.
+    pub(in crate::sim) undecided_max: usize,
     /// The end of the header was sent with bytes of the service.
     pub(in crate::sim) together: bool,
 }
@@ -161,6 +163,7 @@ impl Proxy {
             stops_at,
             goes_on_at: None,
             payload: 0,
+            undecided_max: 0,
             together: false,
         }
     }
