@@ -350,10 +350,17 @@ impl<S: Service, L: Layer> Core<S, L> {
         if self.pool.is_claimed() {
             self.pool.give(changed);
         }
-        if changed && self.may_be_served() {
-            // A buffer that came before the change was known may have woken nobody.
+        // A buffer that came before the change was known may have woken nobody, and so may one that
+        // came behind the service's turn.
+        if changed && self.may_be_served() || self.service_may_be_served() {
             self.service_turn = Some(self.now);
         }
+    }
+
+    /// Whether more buffers are free for the service than when it asked for one.
+    fn service_may_be_served(&self) -> bool {
+        let claim = self.supply.service;
+        claim.is_some_and(|claim| self.pool.available_for(claim.ticket) >= claim.needs as usize)
     }
 
     /// Whether enough buffers are free for this worker's claim.

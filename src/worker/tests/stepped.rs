@@ -177,6 +177,24 @@ fn a_worker_that_has_changed_its_claim_looks_again_before_it_sleeps() {
     stepped.end();
 }
 
+/// What the worker does behind the service's turn, such as delivering its messages, may free it.
+#[test]
+fn a_buffer_that_comes_free_behind_the_turn_of_the_service_is_not_slept_over() {
+    let mut stepped = Stepped::new(1, |_| WantsForItself);
+    (0..10).for_each(|_| stepped.turn());
+    let Worker { engine, core } = &mut stepped.worker;
+    let in_use = core.pool.lease().unwrap();
+    core.service_wants_buffer(true);
+    core.share_buffers(engine);
+    assert!(core.next_deadline().is_none(), "there is nothing to look for");
+    drop(in_use);
+    core.share_buffers(engine);
+    assert!(core.next_deadline().is_some_and(|at| at <= core.now), "it sleeps beside a buffer");
+    (0..2).for_each(|_| stepped.turn());
+    assert!(stepped.worker.deadline().is_none(), "it looks again without end");
+    stepped.end();
+}
+
 /// Wants a second buffer for the data that arrived, and counts its calls.
 #[derive(Clone, Default)]
 struct Wants {

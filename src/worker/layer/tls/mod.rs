@@ -147,8 +147,11 @@ pub(crate) struct Held<S = Session> {
     wire: Chain,
     /// Bytes that were put into `wire` and not sent yet.
     unsent: usize,
-    /// The service's bytes in these, at most.
+    /// The service's bytes in these and in the session, at most.
     of_service: usize,
+    /// The service's bytes that the session took last. It takes more only when its records are in
+    /// `wire`, so it keeps no more than these.
+    taken_last: usize,
     stage: Stage,
     /// Whether any byte has arrived.
     heard: bool,
@@ -278,6 +281,7 @@ impl<S: Records> Held<S> {
                     let taken = session.send(output.first_slice());
                     output.consume(taken);
                     self.of_service += taken;
+                    self.taken_last = taken;
                 }
                 Stage::Open => return,
                 Stage::Finishing => {
@@ -306,6 +310,7 @@ impl<S: Records> Layer for Tls<S> {
             wire: Chain::new(pool),
             unsent: 0,
             of_service: 0,
+            taken_last: 0,
             stage: Stage::Open,
             heard: false,
             peer_closed: false,
@@ -396,10 +401,13 @@ impl<S: Records> Layer for Tls<S> {
     }
 
     /// While records are sent in part, it is not known how many of the service's bytes are in that
-    /// part. At most as many as there are bytes left are not sent.
+    /// part. At most as many as there are bytes left are not sent, and those that the session still
+    /// keeps for want of a buffer.
     fn sent(&mut self, held: &mut Held<S>, wire_bytes: usize) -> usize {
         held.unsent -= wire_bytes;
-        let left = held.of_service.min(held.unsent);
+        let keeps = held.session.as_ref().is_some_and(|session| session.has_records());
+        let kept = if keeps { held.taken_last } else { 0 };
+        let left = held.of_service.min(held.unsent + kept);
         let sent = held.of_service - left;
         held.of_service = left;
         sent

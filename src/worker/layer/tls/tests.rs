@@ -321,25 +321,55 @@ fn a_client_comes_back_with_a_ticket() {
     }
 }
 
+/// The state of a connection after its handshake, without a worker.
+fn after_handshake(tls: &mut Tls, pool: &Pool) -> Held {
+    let mut held = tls.state(0, Peer::UNKNOWN_PROCESS, pool);
+    let mut client = Clients::new(TlsVersion::V1_3).client("localhost");
+    let (mut input, mut output) = (Chain::new(pool), Chain::new(pool));
+    while client.is_handshaking() || tls.peer(&held, Peer::UNKNOWN_PROCESS).is_none() {
+        let mut wire = Chain::new(pool);
+        let mut lease = pool.lease().unwrap();
+        let bytes = client.says();
+        assert_eq!(lease.extend_from_slice(&bytes), bytes.len());
+        wire.push_back(lease);
+        tls.received(&mut held, &mut input, &mut wire, pool).unwrap();
+        let wire = tls.outgoing(&mut held, &mut output, pool).take();
+        client.hears(&wire.slices().flatten().copied().collect::<Vec<u8>>()).unwrap();
+        assert_eq!(tls.sent(&mut held, wire.len()), 0, "the handshake is not the service's");
+    }
+    held
+}
+
+/// What the session keeps for want of a buffer is not sent, so the service is told only when it is.
+#[test]
+fn output_that_the_session_keeps_is_not_sent() {
+    let pool = Pool::new(Reserve::new(4 << 10, 8).unwrap(), 0);
+    let mut tls = layer(GUARD);
+    let mut held = after_handshake(&mut tls, &pool);
+    let mut output = Chain::new(&pool);
+    let mut lease = pool.lease().unwrap();
+    lease.extend_from_slice(&[7; 4 << 10]);
+    output.push_back(lease);
+    let taken: Vec<_> = (0..7).map(|_| pool.lease().unwrap()).collect();
+    let wire = tls.outgoing(&mut held, &mut output, &pool).take();
+    assert!(output.is_empty() && tls.starves(&held), "the record is longer than a buffer");
+    let sent = tls.sent(&mut held, wire.len());
+    assert!(sent < 4 << 10, "{sent} bytes are sent, and a part of the record is not");
+    drop((wire, taken));
+    let wire = tls.outgoing(&mut held, &mut output, &pool).take();
+    assert_eq!(wire.len(), 22);
+    let rest = tls.sent(&mut held, wire.len());
+    assert!(rest > 0, "nothing tells that all is sent");
+    assert_eq!(sent + rest, 4 << 10);
+}
+
 /// A service bounds its output by its length, so the layer must not take all of it.
 #[test]
 fn output_is_encrypted_only_as_far_as_it_is_sent() {
     let pool = Pool::new(Reserve::new(16 << 10, 64).unwrap(), 0);
     let mut tls = layer(GUARD);
-    let mut held = tls.state(0, Peer::UNKNOWN_PROCESS, &pool);
-    let mut client = Clients::new(TlsVersion::V1_3).client("localhost");
-    let (mut input, mut output) = (Chain::new(&pool), Chain::new(&pool));
-    while client.is_handshaking() || tls.peer(&held, Peer::UNKNOWN_PROCESS).is_none() {
-        let mut wire = Chain::new(&pool);
-        let mut lease = pool.lease().unwrap();
-        let bytes = client.says();
-        assert_eq!(lease.extend_from_slice(&bytes), bytes.len());
-        wire.push_back(lease);
-        tls.received(&mut held, &mut input, &mut wire, &pool).unwrap();
-        let wire = tls.outgoing(&mut held, &mut output, &pool).take();
-        client.hears(&wire.slices().flatten().copied().collect::<Vec<u8>>()).unwrap();
-        assert_eq!(tls.sent(&mut held, wire.len()), 0, "the handshake is not the service's");
-    }
+    let mut held = after_handshake(&mut tls, &pool);
+    let mut output = Chain::new(&pool);
     for _ in 0..16 {
         let mut lease = pool.lease().unwrap();
         lease.extend_from_slice(&[7; 16 << 10]);
