@@ -182,6 +182,19 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
+    /// The time of the last activity of a connection that was on its way. If it would be idle for too
+    /// long by now, it is so only after the next look at its socket: its client may have sent
+    /// something meanwhile.
+    fn not_overdue(&self, active_at: Time) -> Time {
+        match self.rules.idle_timeout {
+            // Due when a look that begins after this moment has ended.
+            Some(idle) if active_at + idle <= self.now => {
+                (self.now + Duration::from_nanos(1)).saturating_sub(idle)
+            }
+            _ => active_at,
+        }
+    }
+
     /// Goes on with a connection of another process.
     #[cold]
     pub(super) fn go_on_with<E: Engine>(&mut self, engine: &mut E, moved: Moved) {
@@ -198,7 +211,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         let origin = Origin { id: self.id_of(key), peer, tag: listener, permit: Some(permit) };
         let id = origin.id;
         let machine = Machine::accepted(duplex.unwrap_or_default());
-        let mut context = Context::new(machine, origin, layer, &self.pool, active_at);
+        let mut context =
+            Context::new(machine, origin, layer, &self.pool, self.not_overdue(active_at));
         (context.bytes_received, context.bytes_sent) = (bytes_received, bytes_sent);
         self.table.insert(context);
         self.counters.taken_over.add(1);

@@ -487,8 +487,17 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         assert!(sent >= facts.bytes_sent, "peer {peer}: the count of bytes does not go on");
         let moved = (received, sent) != (facts.bytes_received, facts.bytes_sent);
         // A connection that has waited for a buffer, or whose service has waited, was not idle.
-        let moved = moved || self.late_buffers || self.whims.waits > 0;
-        assert!(moved || active_at == facts.active_at, "peer {peer}: its idle time begins anew");
+        let mut servers = self.servers_of(to);
+        let waited = servers.any(|server| server.counters.read().waits_for_buffer > 0);
+        let moved = moved || waited || self.whims.waits > 0;
+        // It was due before its new process could look at it.
+        let now = self.world.borrow().now;
+        let overdue = self.rules.idle_timeout.is_some_and(|idle| facts.active_at + idle <= now);
+        let same = match overdue {
+            true => active_at >= facts.active_at,
+            false => active_at == facts.active_at,
+        };
+        assert!(moved || same, "peer {peer}: its idle time begins anew");
         let since = self.processes[to].directory.since(id);
         assert_eq!(since, sight.opened_at, "peer {peer}: since when it has been connected");
     }
