@@ -140,6 +140,8 @@ impl<S: Service, L: Layer> Core<S, L> {
                     let again = self.hand_over_some(engine);
                     self.serve_waiters(engine);
                     self.set_wakes_at(again);
+                    // It may have been called since its turn, for connections that stay.
+                    self.service_turn = Some(self.now);
                 }
             }
         }

@@ -489,7 +489,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         // A connection that has waited for a buffer, or whose service has waited, was not idle.
         let mut servers = self.servers_of(to);
         let waited = servers.any(|server| server.counters.read().waits_for_buffer > 0);
-        let moved = moved || waited || self.whims.waits > 0;
+        // What one that ends still receives is thrown away.
+        let moved = moved || waited || self.whims.waits > 0 || sight.finished.is_some();
         // It was due before its new process could look at it.
         let now = self.world.borrow().now;
         let overdue = self.rules.idle_timeout.is_some_and(|idle| facts.active_at + idle <= now);

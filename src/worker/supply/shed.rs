@@ -84,6 +84,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         });
         if let Some(after) = self.rules.shed_after.filter(|_| is_needed) {
             self.shed_one(engine, after);
+            // The service had its turn before. It has not seen yet what this has led to.
+            self.service_turn = Some(self.now);
         }
         if self.supply.shedding.is_none() {
             self.pool.reserve().board().has_shed(self.index);

@@ -252,6 +252,29 @@ fn a_service_that_finds_no_buffer_for_a_connection_is_given_that_of_another_work
     stepped.end();
 }
 
+/// Another worker asks this one to shed, and the service hears of it when it has had its turn.
+#[test]
+fn a_service_has_its_turn_after_a_connection_was_shed_for_another_worker() {
+    let rules = Rules { shed_after: Some(Duration::ZERO), ..RULES };
+    let mut stepped = Stepped::on(Kernel::new().unwrap(), rules, 2, |_| WantsForItself);
+    stepped.client.write_all(b"x").unwrap();
+    stepped.turns_until("input is held", |worker| worker.inputs().any(|(_, len)| len > 0));
+    (0..3).for_each(|_| stepped.turn());
+    let Worker { engine, core } = &mut stepped.worker;
+    assert!(core.next_deadline().is_none());
+    let board = stepped.other.reserve().board();
+    let since = core.looked_at.saturating_sub(Duration::from_secs(1));
+    stepped.other.claim(Some(Claim { ticket: board.ticket(), since, needs: 3 }));
+    board.ask_to_shed(0, core.pool.free());
+    core.share_buffers(engine);
+    assert!(core.next_deadline().is_some_and(|at| at <= core.now), "the service is not told");
+    stepped.other.claim(None);
+    stepped.turns_until("it is shed", |worker| {
+        worker.core.counters.closed[CloseReason::Shed as usize].get() == 1
+    });
+    stepped.end();
+}
+
 #[test]
 fn a_connection_that_is_closed_while_its_service_waits_is_waited_for_no_more() {
     let (mut stepped, wants, elsewhere) = wanting();
