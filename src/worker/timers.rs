@@ -151,12 +151,14 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     /// A Send has timed out. The timer starts again if the peer has acknowledged bytes since then:
     /// it reads, but not enough for the kernel to accept more.
-    fn give_up_sending<E: Engine>(&mut self, engine: &E, key: Key) {
+    pub(super) fn give_up_sending<E: Engine>(&mut self, engine: &E, key: Key) {
         let left = engine.unacknowledged(key);
         let before = std::mem::replace(&mut self.context(key).unacknowledged, left);
         match (before, left) {
             (Some(before), Some(left)) if left < before => {
                 self.stall_again(engine, key);
+                // The timer that has fired may have stood for a later one, of the service.
+                self.schedule(key);
             }
             _ => self.close_now(key, CloseReason::SendTimeout),
         }

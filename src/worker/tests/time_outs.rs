@@ -210,3 +210,22 @@ fn a_linger_that_is_shortened_counts_for_the_connections_closed_then() {
     stopped.stepped.turns_until("it has ended", Worker::is_finished);
     assert_eq!(stopped.counters.read().closed(CloseReason::Drained), 1);
 }
+
+#[test]
+fn a_send_time_out_that_begins_anew_leaves_the_timer_of_the_service() {
+    let hour = Duration::from_secs(3600);
+    let mut stopped = Stopped::new(Rules { send_timeout: Some(hour), ..RULES }, 4);
+    stopped.stick();
+    let Worker { engine, core } = &mut stopped.stepped.worker;
+    let key = core.table.key_of(0).unwrap();
+    let soon = core.now + Duration::from_secs(1);
+    // The timer has fired for the Send, whose client has acknowledged some bytes.
+    core.wheel.clear(key.slot());
+    let context = core.context(key);
+    (context.deadline, context.unacknowledged) = (soon, Some(u32::MAX));
+    core.give_up_sending(engine, key);
+    let next = core.wheel.next();
+    assert!(next.is_some_and(|at| at <= soon + Duration::from_millis(2)), "{next:?}, not {soon:?}");
+    core.context(key).deadline = Time::MAX;
+    stopped.stepped.end();
+}
