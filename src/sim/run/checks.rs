@@ -141,7 +141,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let idle_buffers = |server: &Server<E, L>| server.pool.own();
         let free = self.servers_of(process).map(idle_buffers).sum::<usize>() + reserve;
         let waits_since = self.longest_wait(process);
-        let accepts = self.processes[process].stage == Stage::Serving;
+        // When all processes end, one that has closed a listener does not close those of another.
+        let ends_with_others = self.ended_at.is_some() && self.processes.len() > 1;
+        let accepts = self.processes[process].stage == Stage::Serving && !ends_with_others;
         let world = self.world.borrow();
         if let (Some(timeout), Some(output)) = (self.rules.send_timeout, output) {
             let due = output + timeout + SHED_LATE_MAX;
@@ -578,7 +580,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         // A hub sends what it has queued for a client only on an orderly close.
         let in_order = (peer.member.is_none() || sight.finished.is_some()) && !sight.lost;
         // A layer that has sent an alert drops what was queued.
-        let in_order = in_order && sight.closed != Some(CloseReason::TlsAlert);
+        let has_sent_wrong = peer.records().is_some_and(|records| records.went_wrong);
+        let in_order = in_order && sight.closed != Some(CloseReason::TlsAlert) && !has_sent_wrong;
         if peer.end == Some(End::Fin) && peer.reads_to_the_end() && in_order {
             assert_eq!(heard, taken, "peer {number}: external messages and those of services");
             for &message in heard {
