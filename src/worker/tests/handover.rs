@@ -130,3 +130,26 @@ fn a_connection_with_input_moves_when_that_is_served() {
     stepped.client.read_exact(&mut [0; 6]).unwrap();
     assert_eq!(offered.lock().unwrap()[0].0.bytes_sent, 11);
 }
+
+/// The look at the sockets may take several turns, and the connection is in the last of them.
+#[test]
+fn a_connection_that_was_long_on_its_way_is_not_idle_before_its_socket_was_looked_at() {
+    let (mut old, offered) = retiring(&[Says::Takes], b"");
+    old.turns_until("it has ended", Worker::is_finished);
+    let (facts, socket) = offered.lock().unwrap().pop().unwrap();
+    let idle = Duration::from_millis(20);
+    let rules = Rules { idle_timeout: Some(idle), ..RULES };
+    let make = |_: &Pool| Framed::new(FramedOptions::default());
+    let mut new = Stepped::on(Kernel::new().unwrap(), rules, 4, make);
+    new.turn();
+    let permit = new.permits.try_take().unwrap();
+    let facts = Facts { active_at: Time::from_nanos(1), ..facts };
+    let Worker { engine, core } = &mut new.worker;
+    core.go_on_with(engine, Moved { facts, socket: Passed::Descriptor(socket), permit });
+    let context = core.table.iter().find(|one| one.bytes_received == 5).unwrap();
+    let due = context.active_at + idle;
+    assert!(due > core.looked_at && due > core.now, "{due:?}, at {:?}", core.now);
+    assert!(due <= core.now + Duration::from_millis(1), "its idle time begins anew");
+    new.turns_until("it is idle", |worker| worker.open() == 0);
+    new.end();
+}
