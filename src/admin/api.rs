@@ -10,7 +10,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::State;
 use crate::config::Term;
 use crate::error::CloseReason;
-use crate::shared::counters::{Counts, ROWS};
+use crate::shared::counters::{Counts, ROWS, TIMES, Times};
+use crate::shared::histogram::{Recorded, bounds_nanos};
 
 /// `/api/v1/config`: what the server runs with, including what it derived from the machine.
 #[derive(serde::Serialize)]
@@ -183,6 +184,61 @@ impl schemars::JsonSchema for CountsObject {
     }
 }
 
+/// Histograms of times since the start, with the same bounds.
+#[derive(serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "times"))]
+pub(super) struct TimesObject {
+    /// The bounds of the buckets.
+    bounds_ns: Vec<u64>,
+    histograms: HistogramsObject,
+}
+
+/// A histogram for each row of the table that is one.
+struct HistogramsObject(Vec<(&'static Times, Recorded)>);
+
+/// A histogram.
+#[derive(serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "histogram"))]
+struct HistogramObject {
+    /// The sum of all times.
+    sum_ns: u64,
+    /// How many times there were up to each bound and above the one before; last, above all bounds.
+    buckets: Vec<u64>,
+}
+
+impl Serialize for HistogramsObject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(times, recorded)| {
+            let Recorded { buckets, sum_nanos } = recorded;
+            (times.name, HistogramObject { sum_ns: *sum_nanos, buckets: buckets.to_vec() })
+        }))
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for HistogramsObject {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "histograms".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let one = generator.subschema_for::<HistogramObject>();
+        let property = |times: &Times| {
+            let mut schema = one.clone();
+            schema.insert("description".to_owned(), times.help().into());
+            (times.name.to_owned(), schema.to_value())
+        };
+        let properties: serde_json::Map<_, _> = TIMES.iter().map(property).collect();
+        let required: Vec<&str> = TIMES.iter().map(|times| times.name).collect();
+        schemars::json_schema!({
+            "type": "object",
+            "description": "A histogram for each one in the table of metrics in docs/operations.md.",
+            "properties": properties,
+            "required": required,
+        })
+    }
+}
+
 impl From<&Term> for MemoryPart {
     fn from(term: &Term) -> MemoryPart {
         MemoryPart { name: term.name, bytes: term.bytes, reason: term.reason.clone() }
@@ -243,6 +299,16 @@ pub(super) fn workers(state: &State) -> WorkersPage {
         |(worker, counts): (usize, &Counts)| WorkerObject { worker, counts: CountsObject(*counts) };
     let workers = stats.workers().iter().enumerate().map(object).collect();
     WorkersPage { workers, total: CountsObject(stats.total()) }
+}
+
+pub(super) fn times(state: &State) -> TimesObject {
+    let sum = |times: &'static Times| {
+        let mut sum = Recorded::default();
+        state.server.counters().iter().for_each(|of| sum.add(&(times.of)(of).read()));
+        (times, sum)
+    };
+    let histograms = HistogramsObject(TIMES.iter().map(sum).collect());
+    TimesObject { bounds_ns: bounds_nanos().collect(), histograms }
 }
 
 pub(super) fn closes(state: &State) -> ClosesPage {

@@ -1,12 +1,13 @@
 //! The page `/metrics`, in the text format of Prometheus (version 0.0.4). The table of counters
-//! declares most of the metrics, and `OTHERS` the rest.
+//! declares most of the metrics and the histograms, and `OTHERS` the rest.
 
 use std::fmt::Write;
 use std::time::UNIX_EPOCH;
 
 use super::{State, health};
 use crate::error::CloseReason;
-use crate::shared::counters::{Kind, ROWS};
+use crate::shared::counters::{Kind, ROWS, TIMES, Times};
+use crate::shared::histogram::{Recorded, bounds_nanos};
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -142,7 +143,7 @@ pub(super) fn text(state: &State) -> String {
     let stats = state.server.stats();
     let mut page = String::with_capacity(16 << 10);
     for row in ROWS {
-        head(&mut page, row.metric, row.kind, row.help());
+        head(&mut page, row.metric, row.kind.word(), row.help());
         if row.by_reason {
             let total = stats.total();
             for reason in CloseReason::ALL {
@@ -154,8 +155,14 @@ pub(super) fn text(state: &State) -> String {
             line(&mut page, row.metric, Some(("worker", worker)), (row.value)(counts));
         }
     }
+    for times in TIMES {
+        head(&mut page, times.metric, HISTOGRAM, times.help());
+        for (worker, counters) in state.server.counters().iter().enumerate() {
+            histogram(&mut page, times, worker, &(times.of)(counters).read());
+        }
+    }
     for other in OTHERS {
-        head(&mut page, other.name, other.kind(), other.help);
+        head(&mut page, other.name, other.kind().word(), other.help);
         for (label, value) in (other.values)(state) {
             line(&mut page, other.name, other.label.map(|name| (name, label)), value);
         }
@@ -163,8 +170,28 @@ pub(super) fn text(state: &State) -> String {
     page
 }
 
-fn head(page: &mut String, name: &str, kind: Kind, help: &str) {
-    let kind = kind.word();
+const HISTOGRAM: &str = "histogram";
+
+const NANOS_PER_SECOND: f64 = 1e9;
+
+/// The series of a worker's histogram. The count is the sum of what was read of the buckets, so that
+/// the two agree while the worker goes on.
+fn histogram(page: &mut String, Times { metric, .. }: &Times, worker: usize, recorded: &Recorded) {
+    let count = recorded.count();
+    let mut bucket = |bound: &dyn std::fmt::Display, count| {
+        writeln!(page, "{metric}_bucket{{worker=\"{worker}\",le=\"{bound}\"}} {count}")
+            .expect("a string takes it");
+    };
+    for (bound, count) in bounds_nanos().zip(recorded.cumulated()) {
+        bucket(&(bound as f64 / NANOS_PER_SECOND), count);
+    }
+    bucket(&"+Inf", count);
+    let (of, sum) = (Some(("worker", worker)), recorded.sum_nanos as f64 / NANOS_PER_SECOND);
+    line(page, &format!("{metric}_sum"), of, sum);
+    line(page, &format!("{metric}_count"), of, count);
+}
+
+fn head(page: &mut String, name: &str, kind: &str, help: &str) {
     let help = help.replace('`', "");
     write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n").expect("a string takes it");
 }
@@ -196,6 +223,10 @@ pub(super) fn documentation() -> String {
         let Row { metric, name, kind, unit, .. } = row;
         let (kind, help) = (kind.word(), row.help());
         writeln!(table, "| `{metric}` | `{name}` | {kind} | {unit} | {by} | {help} |").unwrap();
+    }
+    for times in TIMES {
+        let (metric, help) = (times.metric, times.help());
+        writeln!(table, "| `{metric}` | | {HISTOGRAM} | seconds | worker | {help} |").unwrap();
     }
     for other @ Other { name, unit, label, help, .. } in OTHERS {
         let (by, kind) = (label.unwrap_or_default(), other.kind().word());

@@ -255,6 +255,7 @@ impl AdminListener {
             changes: Turns::new(2),
             endings: Turns::new(1),
         });
+        state.server.counters().iter().for_each(|counters| counters.time_turns());
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BESIDE_MAX)

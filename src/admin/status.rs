@@ -9,7 +9,7 @@ use axum::response::sse::{Event, Sse};
 use futures_util::stream::{self, Stream};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::api::{CountsObject, ListenerObject, unix_nanos};
+use super::api::{CountsObject, ListenerObject, TimesObject, unix_nanos};
 use super::{State, api, health};
 
 /// How often the status is sent.
@@ -48,6 +48,8 @@ pub(super) struct StatusPage {
     memory_resident_bytes: Option<u64>,
     /// The counts of all workers together.
     total: CountsObject,
+    /// The histograms of all workers together.
+    times: TimesObject,
     listeners: Vec<ListenerObject>,
 }
 
@@ -66,6 +68,7 @@ pub(super) fn status(state: &State) -> StatusPage {
         memory_total_bytes: state.server.memory.total(),
         memory_resident_bytes: resident_bytes(),
         total: CountsObject(state.server.stats().total()),
+        times: api::times(state),
         listeners: api::listeners(state).listeners,
     }
 }

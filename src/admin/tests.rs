@@ -1,5 +1,6 @@
 //! The pages of a server in this process, over real sockets.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Mutex;
@@ -9,7 +10,8 @@ use super::*;
 use crate::builtin::Echo;
 use crate::config::Config;
 use crate::service::{Answer, Connection, Service, ServiceFactory};
-use crate::shared::counters::{Kind, ROWS};
+use crate::shared::counters::{Kind, ROWS, TIMES};
+use crate::shared::histogram::bounds_nanos;
 
 const GUARD: Duration = Duration::from_secs(60);
 const TOKEN: &str = "a-token-of-the-tests";
@@ -75,8 +77,13 @@ fn names_follow_the_conventions_of_prometheus() {
         assert_eq!(name.contains("_bytes"), row.unit == "bytes", "{name}");
         assert!(row.help().ends_with('.') && !row.help().contains(['\n', '\\']), "{name}");
     }
-    let names: std::collections::HashSet<_> = ROWS.iter().map(|row| row.metric).collect();
-    assert_eq!(names.len(), ROWS.len());
+    for times in TIMES {
+        let name = times.metric;
+        assert!(name.starts_with("echopool_") && name.ends_with("_seconds"), "{name}");
+        assert!(times.help().ends_with('.') && !times.help().contains(['\n', '\\']), "{name}");
+    }
+    let names = ROWS.iter().map(|row| row.metric).chain(TIMES.iter().map(|times| times.metric));
+    assert_eq!(names.collect::<HashSet<_>>().len(), ROWS.len() + TIMES.len());
 }
 
 #[test]
@@ -132,6 +139,124 @@ fn the_metrics_show_the_counters_of_each_worker_and_the_limits() {
         "\nechopool_build_info{{version=\"{}\"}} 1\n",
         env!("CARGO_PKG_VERSION")
     )));
+}
+
+/// The sum over both workers of the series with this name, and with this bound if it is a bucket.
+fn of_both(page: &str, name: &str, bound: Option<&str>) -> f64 {
+    let le = bound.map_or(String::new(), |bound| format!(",le=\"{bound}\""));
+    (0..2).map(|worker| value(page, &format!("{name}{{worker=\"{worker}\"{le}}}"))).sum()
+}
+
+/// A bound, as it is written, and a time that is longer.
+const BOUND: &str = "0.016777216";
+const LONGER: Duration = Duration::from_millis(20);
+
+#[test]
+fn a_histogram_has_all_bounds_in_order_and_counts_what_is_not_longer() {
+    let (_server, admin) = start();
+    poll(|| {
+        let (_, page) = get(&admin, "/metrics");
+        let names = TIMES.iter().map(|times| times.metric);
+        for name in names.clone() {
+            assert!(page.contains(&format!("# TYPE {name} histogram\n")), "{name}");
+            for worker in 0..2 {
+                let begin = format!("{name}_bucket{{worker=\"{worker}\",le=\"");
+                let lines = page.lines().filter_map(|line| line.strip_prefix(&begin));
+                let buckets: Vec<(f64, u64)> = lines
+                    .map(|line| {
+                        let (bound, count) = line.split_once("\"} ").unwrap();
+                        (bound.parse().unwrap(), count.parse().unwrap())
+                    })
+                    .collect();
+                let seconds = bounds_nanos().map(|nanos| Duration::from_nanos(nanos).as_secs_f64());
+                let bounds = seconds.chain([f64::INFINITY]).collect::<Vec<_>>();
+                assert_eq!(buckets.iter().map(|one| one.0).collect::<Vec<_>>(), bounds);
+                assert!(buckets.is_sorted_by_key(|one| one.1), "{buckets:?}");
+                let count = value(&page, &format!("{name}_count{{worker=\"{worker}\"}}"));
+                assert_eq!(buckets.last().unwrap().1 as f64, count);
+            }
+        }
+        // Workers have turned, if only to start.
+        let turns = of_both(&page, "echopool_turn_seconds_count", None);
+        let _ = get(&admin, "/healthz");
+        (turns >= 2.0).then_some(())
+    });
+}
+
+#[test]
+fn turns_are_timed_to_their_ends_once_there_is_an_admin_address() {
+    let lock = Arc::new(Mutex::new(()));
+    let of_service = lock.clone();
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let config = Config::new().listen(any_port).workers(2).max_connections(10).buffers(64);
+    let factory = move || Blocking(of_service.clone());
+    let server = crate::Server::start(config.reserve_files(Admin::FILES), factory).unwrap();
+    let mut client = connect(server.local_endpoints()[0].socket_addr().unwrap());
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    let counters = server.view();
+    let turns = || counters.counters().iter().map(|of| of.turn_time.read().count()).sum::<u64>();
+    assert_eq!(turns(), 0, "nobody wants to know");
+
+    let admin = AdminListener::bind(&[any_port]).unwrap().serve(&server).unwrap();
+    let held = lock.lock().unwrap();
+    client.write_all(b"x").unwrap();
+    poll(|| Some(()).filter(|()| server.stats().total().receives == 2));
+    std::thread::sleep(LONGER);
+    drop(held);
+    client.read_exact(&mut [0]).unwrap();
+    // The turn ends some time after the reply.
+    let page = poll(|| {
+        let (_, page) = get(&admin, "/metrics");
+        let longer = of_both(&page, "echopool_turn_seconds_count", None)
+            - of_both(&page, "echopool_turn_seconds_bucket", Some(BOUND));
+        (longer >= 1.0).then_some(page)
+    });
+    assert!(of_both(&page, "echopool_turn_seconds_sum", None) >= LONGER.as_secs_f64());
+}
+
+#[test]
+fn the_time_to_the_first_bytes_counts_once_for_each_client_that_sends() {
+    let (server, admin) = start();
+    let address = server.local_endpoints()[0].socket_addr().unwrap();
+    let (mut late, _silent) = (connect(address), connect(address));
+    poll(|| Some(()).filter(|()| server.clients().len() == 2));
+    let name = |part: &str| format!("echopool_first_byte_seconds_{part}");
+    std::thread::sleep(LONGER);
+    for _ in 0..3 {
+        late.write_all(b"x").unwrap();
+        late.read_exact(&mut [0]).unwrap();
+    }
+    let (_, page) = get(&admin, "/metrics");
+    assert_eq!(of_both(&page, &name("count"), None), 1.0, "one of two has sent");
+    assert_eq!(of_both(&page, &name("bucket"), Some(BOUND)), 0.0, "and late");
+    assert!(of_both(&page, &name("sum"), None) >= LONGER.as_secs_f64());
+}
+
+#[test]
+fn a_hub_that_has_passed_on_messages_has_counted_the_time_that_it_took() {
+    let (server, admin) = start_with(crate::builtin::HubOptions::default());
+    let address = server.local_endpoints()[0].socket_addr().unwrap();
+    let mut clients = [connect(address), connect(address), connect(address)];
+    poll(|| Some(()).filter(|()| server.clients().len() == clients.len()));
+    let name = |part: &str| format!("echopool_hub_delivery_seconds_{part}");
+    let (_, page) = get(&admin, "/metrics");
+    assert_eq!(of_both(&page, &name("count"), None), 0.0, "a client that joins is no message");
+    let message = request_to_all(b"to all of them");
+    clients[0].write_all(&message).unwrap();
+    let page = poll(|| {
+        let (_, page) = get(&admin, "/metrics");
+        (of_both(&page, &name("count"), None) >= 1.0).then_some(page)
+    });
+    assert!(of_both(&page, &name("sum"), None) > 0.0, "up to the end of a turn");
+}
+
+/// The frame of a client of a hub that sends a message to all.
+fn request_to_all(payload: &[u8]) -> Vec<u8> {
+    use crate::protocol::framing::ByteOrder;
+    use crate::protocol::hub::{Request, request_head};
+    let head = request_head(Request::Broadcast, payload.len(), ByteOrder::Little);
+    [head.bytes(), payload].concat()
 }
 
 #[test]

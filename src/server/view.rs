@@ -11,7 +11,7 @@ use super::{ServerHandle, Shared};
 use crate::base::endpoint::Endpoint;
 use crate::base::key::ConnectionId;
 use crate::config::{Limits, MemorySum};
-use crate::shared::counters::Stats;
+use crate::shared::counters::{Counters, Stats};
 use crate::shared::directory::ClientInfo;
 use crate::shared::examination::{self, Detail, Examination};
 use crate::shared::mailbox::Command;
@@ -67,6 +67,11 @@ impl View {
     /// The current counters.
     pub(crate) fn stats(&self) -> Stats {
         self.shared.stats()
+    }
+
+    /// The counters of each worker, without those of the threads for datagrams.
+    pub(crate) fn counters(&self) -> &[Arc<Counters>] {
+        &self.shared.counters
     }
 
     /// How many workers there are.

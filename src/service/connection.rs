@@ -369,10 +369,17 @@ impl Attention {
     pub(crate) const WAITS: u8 = 4;
     /// The service has set the connection's timer in this call.
     pub(crate) const SET_TIMER: u8 = 8;
+    /// The service has not received any bytes yet. It is of interest when they come.
+    pub(crate) const FIRST_BYTE: u8 = 16;
+    /// What is of interest when the service has received bytes.
+    pub(crate) const AFTER_BYTES: u8 = u8::MAX;
+    /// What is of interest after every other call.
+    pub(crate) const AFTER_CALL: u8 = !Attention::FIRST_BYTE;
 
+    /// Whether any of these bits is set.
     #[inline]
-    pub(crate) fn any(&self) -> bool {
-        self.0.get() != 0
+    pub(crate) fn any(&self, of: u8) -> bool {
+        self.0.get() & of != 0
     }
 
     pub(crate) fn has(&self, bit: u8) -> bool {

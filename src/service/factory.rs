@@ -269,6 +269,13 @@ impl WorkerContext {
         self.counters.messages_dropped.add(count);
     }
 
+    /// Whether the worker times its turns, and wants to be told what [`Turn::delivers`] tells it.
+    ///
+    /// [`Turn::delivers`]: super::Turn::delivers
+    pub(crate) fn times_turns(&self) -> bool {
+        self.counters.times_turns()
+    }
+
     /// All clients of the server; `None` where connections are started and not accepted.
     pub fn directory(&self) -> Option<&Arc<Directory>> {
         self.directory.as_ref()

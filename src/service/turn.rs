@@ -98,6 +98,13 @@ impl Turn<'_> {
         self.requests.buffer = true;
     }
 
+    /// The messages that the service has taken since then reach the last of their clients in this
+    /// turn. The worker, which reads the clock at its end, records how long that took.
+    pub(crate) fn delivers(&mut self, since: Time) {
+        let first = self.requests.delivered.get_or_insert(since);
+        *first = since.min(*first);
+    }
+
     /// Ends the worker. Open connections are closed at once.
     pub fn stop(&mut self) {
         self.requests.stop = true;
@@ -112,6 +119,8 @@ pub(crate) struct Requests {
     pub(crate) closes: Vec<ConnectionId>,
     pub(crate) stop: bool,
     pub(crate) buffer: bool,
+    /// See [`Turn::delivers`].
+    pub(crate) delivered: Option<Time>,
 }
 
 impl Requests {
@@ -122,12 +131,13 @@ impl Requests {
             closes: Vec::with_capacity(each),
             stop: false,
             buffer: false,
+            delivered: None,
         }
     }
 
     #[inline]
     pub(crate) fn any(&self) -> bool {
-        let Requests { connects, wakes, closes, stop, buffer: _ } = self;
+        let Requests { connects, wakes, closes, stop, buffer: _, delivered: _ } = self;
         *stop || !connects.is_empty() || !wakes.is_empty() || !closes.is_empty()
     }
 }

@@ -3,11 +3,12 @@
 //! A counter has one writer, so adding takes a load and a store, not a locked instruction. Each
 //! worker's counters lie on cache lines of their own.
 //!
-//! One table declares them. The totals of the log, the metrics and the table in `docs/operations.md`
-//! come from it.
+//! One table declares them, and the histograms of times beside them. The totals of the log, the
+//! metrics, the JSON and the table in `docs/operations.md` come from it. The totals have no histograms.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::histogram::Histogram;
 use crate::error::CloseReason;
 
 /// A counter with one writer.
@@ -79,8 +80,28 @@ impl Row {
     }
 }
 
-/// Declares the table of counters: the fields of [`Counters`] and [`Counts`], and [`ROWS`]. The
-/// closed connections are counted by reason, so their row has no field.
+/// A row of the table that is a histogram of times.
+#[cfg(feature = "admin")]
+pub(crate) struct Times {
+    /// The name in JSON, that of the field.
+    pub(crate) name: &'static str,
+    /// The name of the metric.
+    pub(crate) metric: &'static str,
+    /// The documentation of the field, in one line.
+    help: &'static str,
+    pub(crate) of: fn(&Counters) -> &Histogram,
+}
+
+#[cfg(feature = "admin")]
+impl Times {
+    /// What the times mean, in one line.
+    pub(crate) fn help(&self) -> &'static str {
+        self.help.trim_start()
+    }
+}
+
+/// Declares the table of counters: the fields of [`Counters`] and [`Counts`], [`ROWS`] and [`TIMES`].
+/// The closed connections are counted by reason, so their row has no field.
 macro_rules! counters {
     (
         $($(#[doc = $doc:literal])* $name:ident: $kind:ident, $unit:literal, $metric:literal;)*
@@ -88,6 +109,8 @@ macro_rules! counters {
         $(#[doc = $closed_doc:literal])* closed: Counter, $closed_unit:literal, $closed_metric:literal;
         [further]
         $($(#[doc = $doc2:literal])* $name2:ident: $kind2:ident, $unit2:literal, $metric2:literal;)*
+        [times]
+        $($(#[doc = $doc3:literal])* $name3:ident, $metric3:literal;)*
     ) => {
         /// The counters of one worker.
         #[derive(Default)]
@@ -98,6 +121,10 @@ macro_rules! counters {
             pub(crate) closed: [Counter; CloseReason::ALL.len()],
             /// Whether bytes on the wire are counted separately from the services' bytes.
             pub(crate) counts_wire: AtomicBool,
+            /// Whether somebody wants to know how long turns take, which needs the clock once more
+            /// in each.
+            times_turns: AtomicBool,
+            $($(#[doc = $doc3])* pub(crate) $name3: Histogram,)*
         }
 
         /// The counts of one worker, or of all workers together, since the start.
@@ -170,6 +197,17 @@ macro_rules! counters {
                 by_reason: false,
                 help: concat!($($doc2),*),
                 value: |counts| counts.$name2,
+            },)*
+        ];
+
+        /// The histograms of the table, in the order in which documents show them.
+        #[cfg(feature = "admin")]
+        pub(crate) const TIMES: &[Times] = &[
+            $(Times {
+                name: stringify!($name3),
+                metric: $metric3,
+                help: concat!($($doc3),*),
+                of: |counters| &counters.$name3,
             },)*
         ];
     };
@@ -246,6 +284,32 @@ counters! {
     handed_over: Counter, "connections", "echopool_connections_handed_over_total";
     /// Connections that this process has taken over from another one in an upgrade.
     taken_over: Counter, "connections", "echopool_connections_taken_over_total";
+
+    [times]
+    /// Time that a turn of a worker's loop took, from the end of one wait to the begin of the next.
+    turn_time, "echopool_turn_seconds";
+    /// Time from when a connection was accepted to the first bytes for its service. Behind PROXY or
+    /// TLS, from when the client was known or the handshake was done. In the time of the turns' begins.
+    first_byte_time, "echopool_first_byte_seconds";
+    /// Time that a hub took to pass messages on: from the begin of the turn in which the first of
+    /// them was taken from its sender, to the end of the turn in which the last client of this worker
+    /// that reads had its turn to be sent them. Each counts once for all messages that were passed on
+    /// together.
+    hub_delivery_time, "echopool_hub_delivery_seconds";
+}
+
+impl Counters {
+    /// Whether turns are timed.
+    #[inline]
+    pub(crate) fn times_turns(&self) -> bool {
+        Histogram::EXISTS && self.times_turns.load(Ordering::Relaxed)
+    }
+
+    /// Lets the worker time its turns from the next one on.
+    #[cfg(feature = "admin")]
+    pub(crate) fn time_turns(&self) {
+        self.times_turns.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Counts {

@@ -5,6 +5,7 @@ pub(crate) mod addresses;
 pub mod counters;
 pub mod directory;
 pub(crate) mod examination;
+pub(crate) mod histogram;
 #[cfg(all(test, loom))]
 mod interleavings;
 pub mod mailbox;

@@ -444,7 +444,9 @@ impl<S: Service, L: Layer> Core<S, L> {
     ) {
         let context = self.table.expect_mut(key);
         let clock = Clock { engine, key, turn: self.now };
-        let asked = ask(&mut self.service, &self.pool, &self.messenger, context, clock, call);
+        let of_interest = Attention::AFTER_CALL;
+        let asked =
+            ask(&mut self.service, &self.pool, &self.messenger, context, clock, of_interest, call);
         self.carry_out(key, reason, asked);
     }
 
@@ -529,20 +531,20 @@ fn give_input<S: Service, LayerState, E: Engine>(
 ) -> Asked {
     context.bytes_received += bytes as u64;
     counters.bytes_received.add(bytes as u64);
-    ask(service, pool, messenger, context, clock, S::data)
+    ask(service, pool, messenger, context, clock, Attention::AFTER_BYTES, S::data)
 }
 
 /// The result of a call to the service.
 struct Asked {
     /// The answer, unless it is to continue.
     otherwise: Option<Answer>,
-    /// Whether input is left, or a bit of `Attention` is set.
+    /// Whether input is left, or a bit of `Attention` is set that is of interest.
     needs_attention: bool,
     /// Bytes of input before the call.
     input_before: usize,
 }
 
-/// Calls the service for a connection.
+/// Calls the service for a connection. `of_interest` are the bits of `Attention` that matter after it.
 #[inline(always)]
 fn ask<S: Service, LayerState, E: Engine>(
     service: &mut S,
@@ -550,6 +552,7 @@ fn ask<S: Service, LayerState, E: Engine>(
     messenger: &Messenger,
     context: &mut Context<S::Session, LayerState>,
     clock: Clock<'_, E>,
+    of_interest: u8,
     call: impl FnOnce(&mut S, &mut Connection<'_>, &mut S::Session) -> Answer,
 ) -> Asked {
     let input_before = context.input.len();
@@ -567,7 +570,7 @@ fn ask<S: Service, LayerState, E: Engine>(
             Ok(other) => Some(other),
             Err(_) => Some(Answer::CloseFor(CloseReason::ServicePanic)),
         },
-        needs_attention: !context.input.is_empty() || context.attention.any(),
+        needs_attention: !context.input.is_empty() || context.attention.any(of_interest),
         input_before,
     }
 }

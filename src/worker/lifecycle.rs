@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::error::{CloseReason, Errno};
 use crate::service::messenger::Messenger;
 use crate::service::{Attention, Service};
+use crate::shared::histogram::Histogram;
 
 impl<S: Service, L: Layer> Core<S, L> {
     /// A connection was accepted, or its connect succeeded.
@@ -40,6 +41,10 @@ impl<S: Service, L: Layer> Core<S, L> {
         context.opened = true;
         if let Some(directory) = self.directory.as_ref().filter(|_| context.was_accepted()) {
             directory.enter(context.id, context.peer, context.tag, self.now);
+            // One that has moved here may have sent bytes to the process before.
+            if Histogram::EXISTS && context.bytes_received == 0 {
+                context.attention.insert(Attention::FIRST_BYTE);
+            }
         }
         let (id, peer) = (context.id, context.peer);
         if log::log_enabled!(log::Level::Debug) && self.is_sampled(id) {
@@ -54,6 +59,17 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.context(key).deadline = Time::MAX;
         self.schedule(key);
         self.ask(engine, key, CloseReason::Service, S::open);
+    }
+
+    /// Records how long a client took to send its first bytes, if they have just come.
+    pub(super) fn time_first_bytes(&mut self, key: Key) {
+        let context = self.table.expect_mut(key);
+        if context.bytes_received > 0
+            && context.attention.remove(Attention::FIRST_BYTE)
+            && let Some(directory) = &self.directory
+        {
+            self.counters.first_byte_time.record(directory.since(context.id), self.now);
+        }
     }
 
     /// Tells the service that the handshake of a connect has ended.

@@ -306,6 +306,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             self.core.look_began = self.core.now;
         }
         self.core.end_turn(&mut self.engine);
+        self.core.time_turn(&self.engine);
         Ok(())
     }
 
@@ -501,6 +502,18 @@ impl<S: Service, L: Layer> Core<S, L> {
         // Last: buffers that any of these freed must not stay unused here until the next turn.
         self.share_buffers(engine);
         self.counters.buffers_held.set(self.pool.held() as u64);
+    }
+
+    /// Records how long the turn took, if somebody wants to know. The clock is read once more for it.
+    #[inline]
+    fn time_turn<E: Engine>(&mut self, engine: &E) {
+        if self.counters.times_turns() {
+            let end = engine.now();
+            self.counters.turn_time.record(self.now, end);
+            if let Some(since) = self.requests.delivered.take() {
+                self.counters.hub_delivery_time.record(since, end);
+            }
+        }
     }
 
     /// When the next turn has to start if nothing completes.

@@ -91,6 +91,10 @@ fn the_metrics_of_a_known_run_have_its_values() {
         ("echopool_sent_bytes_total", "", 310.0),
         ("echopool_wire_received_bytes_total", "", 7_310.0),
         ("echopool_sends_total", "", 5.0),
+        // All but the four that have sent nothing.
+        ("echopool_first_byte_seconds_count", "", 6.0),
+        ("echopool_first_byte_seconds_bucket", "le=\"+Inf\"", 6.0),
+        ("echopool_hub_delivery_seconds_count", "", 0.0),
         ("echopool_buffers_held", "", 0.0),
         ("echopool_buffers", "", 200.0),
         ("echopool_connections_max", "", 50.0),

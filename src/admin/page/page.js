@@ -23,6 +23,7 @@
     const count = (value) => scaled(value, 1000, ["", "\u00a0k", "\u00a0M", "\u00a0G"]);
     const BYTES = ["\u00a0B", "\u00a0KiB", "\u00a0MiB", "\u00a0GiB", "\u00a0TiB"];
     const bytes = (value) => scaled(value, 1024, BYTES);
+    const nanos = (value) => scaled(value, 1000, ["\u00a0ns", "\u00a0µs", "\u00a0ms", "\u00a0s"]);
     const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
     const whole = (value) => value.toLocaleString("en");
     const span = (nanos) => {
@@ -112,12 +113,13 @@
 
     // Charts.
 
-    const data = { time: [], connections: [], echoes: [], received: [], sent: [], buffers: [], sum: [], used: [] };
+    const data = { time: [], connections: [], echoes: [], received: [], sent: [], buffers: [], median: [], late: [], sum: [], used: [] };
     const CHARTS = [
         ["connections", count, [["connections", "Connections"]]],
         ["echoes", count, [["echoes", "Echoes/s"]]],
         ["bytes", bytes, [["received", "Received/s"], ["sent", "Sent/s"]]],
         ["buffers", count, [["buffers", "Buffers"]]],
+        ["turns", nanos, [["median", "Median"], ["late", "99 %"]]],
         ["memory", bytes, [["sum", "Sum"], ["used", "Used"]]],
     ];
     let charts = [];
@@ -163,6 +165,20 @@
 
     let last = null;
 
+    /** The time in nanoseconds which this share of the times does not exceed; null if there are none.
+        Within a bucket they count as spread evenly. */
+    function quantile(share, buckets, bounds) {
+        let left = share * buckets.reduce((sum, one) => sum + one, 0);
+        const nth = buckets.findIndex((one) => {
+            if (one && left <= one) { return true; }
+            left -= one;
+            return false;
+        });
+        if (nth < 0) { return null; }
+        const from = bounds[nth - 1] ?? 0;
+        return from + ((bounds[nth] ?? from) - from) * left / buckets[nth];
+    }
+
     function showStatus(status) {
         const { total, listeners } = status;
         controllable = status.controllable;
@@ -174,6 +190,9 @@
         const before = last?.started_unix_ns === status.started_unix_ns ? last : null;
         const seconds = before ? (status.now_unix_ns - before.now_unix_ns) / 1e9 : 0;
         const rate = (name) => (seconds > 0 ? (total[name] - before.total[name]) / seconds : null);
+        const { bounds_ns: bounds, histograms: { turn_time: turns } } = status.times;
+        const turnsBefore = before?.times.histograms.turn_time.buckets;
+        const lately = turnsBefore ? turns.buckets.map((one, nth) => one - turnsBefore[nth]) : [];
         const point = {
             time: status.now_unix_ns / 1e9,
             connections: total.connections,
@@ -181,6 +200,8 @@
             received: rate("bytes_received"),
             sent: rate("bytes_sent"),
             buffers: total.buffers_held,
+            median: quantile(0.5, lately, bounds),
+            late: quantile(0.99, lately, bounds),
             sum: status.memory_total_bytes,
             used: status.memory_resident_bytes,
         };

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::local::{COST_OF_REQUEST, Local};
 use super::members::{Reserved, Room};
 use super::outbox::{Kind, NotSent, RUN_HEAD_BYTES, Run, Unpacking};
+use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::protocol::hub::{GONE, QUEUE_FULL, sender};
 use crate::service::ConnectionId;
@@ -34,36 +35,38 @@ impl Local {
         let mut lease = self.arrived.pop_front().expect("it was looked at");
         let from = usize::from(lease.filled()[0]);
         lease.consume(1);
+        let taken_at = self.outbox.next_taken_at(from);
         if !self.log.has_room(lease.len()) {
-            return self.unpack_in_place(Unpacking::new(from, lease));
+            return self.unpack_in_place(Unpacking::new(from, taken_at, lease));
         }
         while !lease.is_empty() {
             let run = Run::read(lease.filled());
             if self.parcel_budget == 0 || !self.has_buffers_for(&run) {
-                self.unpacking = Some(Unpacking::new(from, lease));
+                self.unpacking = Some(Unpacking::new(from, taken_at, lease));
                 return false;
             }
             lease.consume(RUN_HEAD_BYTES);
             let range = self.log.append(std::iter::once(&lease.filled()[..run.len]));
             lease.consume(run.len);
-            self.deliver_run(&run, range);
+            self.deliver_run(&run, range, taken_at);
         }
         self.outbox.unpacked(from);
         true
     }
 
-    fn unpack_in_place(&mut self, Unpacking { from, buffer, mut left }: Unpacking) -> bool {
+    fn unpack_in_place(&mut self, parcel: Unpacking) -> bool {
+        let Unpacking { from, taken_at, buffer, mut left } = parcel;
         let log = self.log.lay_aside_for(buffer);
         while !left.is_empty() {
             let run = Run::read(self.log.bytes(left.clone()));
             if self.parcel_budget == 0 || !self.has_buffers_for(&run) {
                 let buffer = self.log.take_up_again(log);
-                self.unpacking = Some(Unpacking { from, buffer, left });
+                self.unpacking = Some(Unpacking { from, taken_at, buffer, left });
                 return false;
             }
             let start = left.start + RUN_HEAD_BYTES;
             left.start = start + run.len;
-            self.deliver_run(&run, start..left.start);
+            self.deliver_run(&run, start..left.start, taken_at);
         }
         self.log.keep_roomier(log);
         self.outbox.unpacked(from);
@@ -91,7 +94,10 @@ impl Local {
         }
     }
 
-    fn deliver_run(&mut self, run: &Run, range: Range<usize>) {
+    fn deliver_run(&mut self, run: &Run, range: Range<usize>, taken_at: Time) {
+        if run.kind.has_messages() {
+            self.has_taken(taken_at);
+        }
         let cost = match run.kind {
             Kind::Broadcast => self.deliver_to_all(range),
             Kind::Notices => self.deliver_notices(range),

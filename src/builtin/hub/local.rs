@@ -19,6 +19,7 @@ use crate::protocol::hub as protocol;
 use crate::protocol::hub::{Head, JOINED, LEFT, Refusal, Request, SEND_HEAD_BYTES, number_frame};
 use crate::service::{Answer, Connection, ConnectionId, Turn, WorkerContext};
 use crate::shared::directory::Directory;
+use crate::shared::histogram::Histogram;
 
 /// The most that the requests of a round may cost before the members are sent the resulting
 /// messages. The same limit holds for unpacking parcels. One unit is putting a message into a
@@ -71,6 +72,10 @@ pub(super) struct Local {
     pub(super) parcel_budget: usize,
     /// Number of members woken in this round.
     woken: usize,
+    /// When the first of the messages was taken that the members are sent in this round, and when the
+    /// first of those that came later was. Time at their senders' workers counts too.
+    round_since: Option<Time>,
+    waits_since: Option<Time>,
     /// Members that wait for a buffer or for another worker, by slot, and the time of their next
     /// attempt.
     blocked: SlotQueue,
@@ -136,6 +141,11 @@ impl<'a> Payload<'a> {
     }
 }
 
+/// The earlier of two times, where there are any.
+fn earlier(one: Option<Time>, other: Option<Time>) -> Option<Time> {
+    one.into_iter().chain(other).min()
+}
+
 /// How far the requests in a client's input were carried out.
 enum Progress {
     /// To the end of the input, or to an incomplete frame.
@@ -188,6 +198,8 @@ impl Local {
             share: COST_MAX,
             parcel_budget: COST_MAX,
             woken: 0,
+            round_since: None,
+            waits_since: None,
             blocked: SlotQueue::new(slots),
             retry_at: Time::ZERO,
             arrived: VecDeque::with_capacity(context.workers() * PARCELS_MAX as usize),
@@ -363,7 +375,8 @@ impl Local {
     /// Carries out requests until none is left, one has to wait, or they have used up their share
     /// of this round.
     fn requests(&mut self, connection: &mut Connection<'_>) -> Progress {
-        let mut share = self.share.min(self.budget);
+        let (mut share, now) = (self.share.min(self.budget), connection.now());
+        self.outbox.taken_at = now;
         loop {
             let mut first = [0; SEND_HEAD_BYTES];
             let count = connection.input.peek(&mut first);
@@ -382,6 +395,9 @@ impl Local {
             }
             match self.carry_out(connection.id(), connection.input, &head) {
                 Ok(messages) => {
+                    if head.request != Request::List {
+                        self.has_taken(now);
+                    }
                     let cost = COST_OF_REQUEST + messages;
                     share = share.saturating_sub(cost);
                     self.budget = self.budget.saturating_sub(cost);
@@ -467,6 +483,7 @@ impl Local {
             self.begin_round(turn);
         }
         self.wake_ready(turn);
+        self.tell_what_is_delivered(turn);
         if tries_again && self.ready.is_empty() {
             // A member that still needs more buffers sets this again when it is woken, before the
             // next turn.
@@ -512,6 +529,30 @@ impl Local {
         self.share = COST_MAX / (called + 1);
         self.parcel_budget = COST_MAX;
         self.woken = 0;
+        self.round_since = self.waits_since.take();
+    }
+
+    /// Records that messages are put into queues that were taken from their senders at this time.
+    pub(super) fn has_taken(&mut self, at: Time) {
+        if Histogram::EXISTS {
+            self.waits_since = earlier(self.waits_since, Some(at));
+        }
+    }
+
+    /// Tells the worker since when the messages were on their way that have been passed on to the last
+    /// of their members with this turn: all, or those that were there when the round began.
+    fn tell_what_is_delivered(&mut self, turn: &mut Turn<'_>) {
+        let all = self.ready.is_empty();
+        if !all && self.woken < self.members.len() {
+            return;
+        }
+        let mut since = self.round_since.take();
+        if all {
+            since = earlier(since, self.waits_since.take());
+        }
+        if let Some(since) = since.filter(|_| self.context.times_turns()) {
+            turn.delivers(since);
+        }
     }
 
     fn wake_ready(&mut self, turn: &mut Turn<'_>) {

@@ -17,8 +17,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 
+use crate::base::time::Time;
 use crate::buffer::{self, Lease, Pool};
 use crate::service::{ConnectionId, Parcels, WorkerContext};
+use crate::shared::histogram::Histogram;
 
 /// The most parcels from one worker to another at a time: one that is being filled at the sender,
 /// one that is being unpacked at the receiver, and two in between that bridge a turn.
@@ -51,6 +53,13 @@ pub(super) enum Kind {
     Notices,
     /// Notices were lost: every member gets a new list. The run has no frames.
     Refresh,
+}
+
+impl Kind {
+    /// Whether its frames are messages of clients.
+    pub(super) fn has_messages(self) -> bool {
+        matches!(self, Kind::Broadcast | Kind::Unicast)
+    }
 }
 
 /// The head of a run.
@@ -97,15 +106,17 @@ pub(super) struct NotSent {
 /// A partly unpacked parcel. The rest waits for buffers.
 pub(super) struct Unpacking {
     pub(super) from: usize,
+    /// When the first message in it was taken from its sender.
+    pub(super) taken_at: Time,
     pub(super) buffer: buffer::Shared,
     pub(super) left: Range<usize>,
 }
 
 impl Unpacking {
-    pub(super) fn new(from: usize, lease: Lease) -> Unpacking {
+    pub(super) fn new(from: usize, taken_at: Time, lease: Lease) -> Unpacking {
         let buffer = buffer::Shared::from(lease);
         let left = buffer.range();
-        Unpacking { from, buffer, left }
+        Unpacking { from, taken_at, buffer, left }
     }
 }
 
@@ -115,16 +126,24 @@ pub(super) struct Shared {
     present: AtomicU64,
     /// Number of parcels in transit from each worker to each.
     on_the_way: Box<[AtomicU32]>,
+    /// When the first message of each of them was taken from its sender, in nanoseconds. A parcel has
+    /// no room for it: that would make messages shorter.
+    taken_at: Box<[TakenAt]>,
     /// Replies in transit to each worker.
     not_sent: Box<[ArrayQueue<NotSent>]>,
     workers: usize,
 }
 
+/// For the parcels from one worker to another, in the order in which they are sent.
+type TakenAt = [AtomicU64; PARCELS_MAX as usize];
+
 impl Shared {
     pub(super) fn new(workers: usize) -> Shared {
+        let timed = if Histogram::EXISTS { workers * workers } else { 0 };
         Shared {
             present: AtomicU64::new(0),
             on_the_way: (0..workers * workers).map(|_| AtomicU32::new(0)).collect(),
+            taken_at: (0..timed).map(|_| TakenAt::default()).collect(),
             not_sent: (0..workers).map(|_| ArrayQueue::new(NOT_SENT_MAX)).collect(),
             workers,
         }
@@ -147,6 +166,10 @@ pub(super) struct Outbox {
     parcels: Parcels,
     pool: Pool,
     stages: Vec<Stage>,
+    /// How many parcels of each worker were unpacked.
+    unpacked: Box<[u32]>,
+    /// When the messages were taken that are staged now.
+    pub(super) taken_at: Time,
     /// Workers that replies have been passed to, one bit each.
     notified: u64,
     /// A buffer was needed, and none was free.
@@ -160,6 +183,10 @@ struct Stage {
     /// The last run in the buffer, and the position of its head.
     run: Option<(Run, usize)>,
     unicasts: usize,
+    /// When the first message was taken from its sender, if there is one.
+    taken_at: Option<Time>,
+    /// How many parcels were sent.
+    sent: u32,
     /// Notices did not fit: the worker has to be told that some were lost.
     lost_notices: bool,
 }
@@ -168,7 +195,9 @@ impl Outbox {
     /// Bytes of memory that an outbox uses.
     pub(super) fn bytes(workers: usize) -> usize {
         let not_sent = NOT_SENT_MAX * (size_of::<NotSent>() + size_of::<usize>());
-        workers * (size_of::<Stage>() + size_of::<AtomicU32>()) + not_sent
+        let times = if Histogram::EXISTS { size_of::<TakenAt>() } else { 0 };
+        let each = size_of::<Stage>() + size_of::<AtomicU32>() + size_of::<u32>() + times;
+        workers * each + not_sent
     }
 
     pub(super) fn new(context: &WorkerContext, shared: Arc<Shared>) -> Outbox {
@@ -178,6 +207,8 @@ impl Outbox {
             parcels: context.parcels(),
             pool: context.pool().clone(),
             stages: (0..context.workers()).map(|_| Stage::default()).collect(),
+            unpacked: vec![0; context.workers()].into(),
+            taken_at: Time::ZERO,
             notified: 0,
             starves: false,
         }
@@ -245,6 +276,9 @@ impl Outbox {
         let stage = &mut self.stages[worker];
         let lease = stage.lease.as_mut().expect("room was made");
         stage.unicasts += usize::from(kind == Kind::Unicast);
+        if kind.has_messages() {
+            stage.taken_at.get_or_insert(self.taken_at);
+        }
         let (mut run, at) = match stage.run {
             Some((run, at)) if (run.kind, run.to) == (kind, to) => (run, at),
             _ => {
@@ -326,9 +360,15 @@ impl Outbox {
         let stage = &mut self.stages[worker];
         let lease = stage.lease.take().expect("something is staged");
         on_the_way.fetch_add(1, Ordering::AcqRel);
+        if Histogram::EXISTS {
+            // The inbox orders it before the parcel.
+            let at = stage.taken_at.unwrap_or(Time::MAX).as_nanos();
+            self.shared.taken_at(self.worker, worker, stage.sent).store(at, Ordering::Relaxed);
+        }
         match self.parcels.send(worker, lease) {
             Ok(()) => {
-                (stage.run, stage.unicasts) = (None, 0);
+                (stage.run, stage.unicasts, stage.taken_at) = (None, 0, None);
+                stage.sent = stage.sent.wrapping_add(1);
                 true
             }
             Err(lease) => {
@@ -339,8 +379,18 @@ impl Outbox {
         }
     }
 
+    /// When the first message of the next parcel from worker `from` was taken from its sender.
+    pub(super) fn next_taken_at(&self, from: usize) -> Time {
+        if !Histogram::EXISTS {
+            return Time::MAX;
+        }
+        let at = self.shared.taken_at(from, self.worker, self.unpacked[from]);
+        Time::from_nanos(at.load(Ordering::Relaxed))
+    }
+
     /// Records that a parcel from worker `from` is unpacked, so that worker may send another one.
-    pub(super) fn unpacked(&self, from: usize) {
+    pub(super) fn unpacked(&mut self, from: usize) {
+        self.unpacked[from] = self.unpacked[from].wrapping_add(1);
         let on_the_way = self.shared.on_the_way(from, self.worker);
         if on_the_way.fetch_sub(1, Ordering::AcqRel) == PARCELS_MAX {
             self.parcels.wake(from);
@@ -351,6 +401,11 @@ impl Outbox {
 impl Shared {
     fn on_the_way(&self, from: usize, to: usize) -> &AtomicU32 {
         &self.on_the_way[from * self.workers + to]
+    }
+
+    /// The place for the `nth` parcel that one worker sends to another.
+    fn taken_at(&self, from: usize, to: usize, nth: u32) -> &AtomicU64 {
+        &self.taken_at[from * self.workers + to][(nth % PARCELS_MAX) as usize]
     }
 }
 

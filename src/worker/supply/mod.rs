@@ -302,7 +302,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
     }
 
-    /// Handles what a call of the service has left: input, a wanted buffer, or a set timer.
+    /// Handles what a call of the service has left: input, a wanted buffer, or a set timer. Times the
+    /// first bytes of a connection.
     /// `input_before` is the input before the call, in bytes.
     #[cold]
     pub(super) fn look_after(&mut self, key: Key, input_before: usize) {
@@ -312,6 +313,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         if self.context(key).attention.remove(Attention::SET_TIMER) {
             self.schedule(key);
         }
+        self.time_first_bytes(key);
         self.holds_back(key, input_before);
     }
 

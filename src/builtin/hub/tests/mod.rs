@@ -22,6 +22,8 @@ const GUARD: Duration = Duration::from_secs(120);
 mod crowd;
 mod scarce;
 mod still;
+#[cfg(feature = "admin")]
+mod times;
 mod world;
 
 const ORDER: ByteOrder = ByteOrder::Little;

@@ -250,7 +250,7 @@ impl Still {
     /// Runs one turn of each worker, in order, and advances the clock by 1 ms.
     pub(super) fn turn(&mut self) {
         (0..self.workers.len()).for_each(|worker| self.turn_of(worker));
-        self.now = self.now + Duration::from_millis(1);
+        self.pass();
     }
 
     pub(super) fn turn_of(&mut self, at: usize) {
@@ -352,6 +352,28 @@ impl Still {
             Message { bytes, number, from: None, to_all: true, shared: None, refused: None };
         self.call(id, |hub, connection| hub.message(connection, &mut (), &mut message));
         message.refused
+    }
+
+    /// Makes the workers time their turns.
+    #[cfg(feature = "admin")]
+    pub(super) fn time_turns(&self) {
+        self.workers.iter().for_each(|worker| worker.counters.time_turns());
+    }
+
+    #[cfg(feature = "admin")]
+    pub(super) fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Lets a millisecond pass.
+    pub(super) fn pass(&mut self) {
+        self.now = self.now + Duration::from_millis(1);
+    }
+
+    /// Since when the messages were on their way that a worker has passed on since the last call.
+    #[cfg(feature = "admin")]
+    pub(super) fn delivered(&mut self, worker: usize) -> Option<Time> {
+        self.workers[worker].requests.delivered.take()
     }
 
     pub(super) fn held(&self) -> usize {
