@@ -128,12 +128,15 @@ impl Stopper {
         }
     }
 
-    /// Makes all threads end, and waits for that. The sockets stay as they are for the process that
-    /// has taken them over, which receives what waits in them.
+    /// Makes all threads end, and waits for those that receive. The sockets stay as they are for the
+    /// process that has taken them over, which receives what waits in them.
     #[cfg(feature = "daemon")]
     pub(crate) fn leave(&self) {
+        let begun = self.begun();
         self.left.store(true, Ordering::Release);
         self.stopped.store(true, Ordering::Release);
+        self.begins_or_stops.notify_all();
+        drop(begun);
         if !self.threads.wake_until_ended() {
             log::warn!("a thread for datagrams has not ended");
         }

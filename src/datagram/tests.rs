@@ -119,3 +119,31 @@ fn idle_threads_end_at_once() {
         UdpSocket::bind(address).expect("the port is free");
     }
 }
+
+/// Whether both threads of the listener with this number wait for something.
+fn both_wait(number: usize) -> bool {
+    let of = |task: std::path::PathBuf| {
+        let name = std::fs::read_to_string(task.join("comm")).ok()?;
+        let stat = std::fs::read_to_string(task.join("stat")).ok()?;
+        let is_one = name.starts_with(&format!("udp-{number}-"));
+        Some(is_one && stat.rsplit_once(") ")?.1.starts_with('S'))
+    };
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks.filter(|task| of(task.as_ref().unwrap().path()) == Some(true)).count() == 2
+}
+
+#[test]
+fn threads_that_have_not_begun_end_when_their_sockets_are_left_to_another_process() {
+    // No other test of this process has so many.
+    const BEFORE: usize = 7;
+    let config = (0..BEFORE).fold(config(), |config, _| config.listen("127.0.0.1:0"));
+    let mut config = config.listen("udp://127.0.0.1:0");
+    config.starts_stopped = true;
+    let services = vec![ServiceOptions::Echo; BEFORE + 1];
+    let server = OfListener::new(services).start(config).unwrap();
+    until(&server, "they wait to begin", |_| both_wait(BEFORE));
+    server.retire(&[], Vec::new());
+    let (ended, ends) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(server.wait()));
+    assert_eq!(ends.recv_timeout(GUARD), Ok(Drained::Clean));
+}
