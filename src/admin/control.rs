@@ -271,23 +271,27 @@ pub(super) async fn reload(state: Server) -> Result<(StatusCode, Json<ReloadedPa
     let operations = operations(&state)?;
     let reload = move || unless_replaced(Some(&*operations), || operations.reload());
     let result = beside(&state.changes, reload).await??;
-    let (status, applied) = match result.is_ok() {
-        true => (StatusCode::OK, true),
-        false => (StatusCode::UNPROCESSABLE_ENTITY, false),
-    };
-    let (Ok(text) | Err(text)) = result;
-    Ok((status, Json(ReloadedPage { applied, text })))
+    let page = |applied, text| ReloadedPage { applied, text };
+    Ok(outcome(result, StatusCode::UNPROCESSABLE_ENTITY, page))
 }
 
 pub(super) async fn upgrade(state: Server) -> Result<(StatusCode, Json<UpgradedPage>), Failed> {
     let operations = operations(&state)?;
     let result = beside(&state.changes, move || operations.upgrade()).await?;
-    let (status, upgraded) = match result.is_ok() {
-        true => (StatusCode::OK, true),
-        false => (StatusCode::CONFLICT, false),
-    };
+    let page = |upgraded, text| UpgradedPage { upgraded, text };
+    Ok(outcome(result, StatusCode::CONFLICT, page))
+}
+
+/// The page with what has come of a request to the program, and its status, which is `failed` for an
+/// error.
+fn outcome<Page>(
+    result: Result<String, String>,
+    failed: StatusCode,
+    page: impl FnOnce(bool, String) -> Page,
+) -> (StatusCode, Json<Page>) {
+    let is_done = result.is_ok();
     let (Ok(text) | Err(text)) = result;
-    Ok((status, Json(UpgradedPage { upgraded, text })))
+    (if is_done { StatusCode::OK } else { failed }, Json(page(is_done, text)))
 }
 
 /// Carries out a change, unless another process is about to replace this one.
