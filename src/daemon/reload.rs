@@ -91,10 +91,6 @@ impl Reloader {
             log::info!("{why}: ignored, the daemon is ending");
             return Err("the daemon is ending".to_owned());
         }
-        if self.ending.server.is_retired() {
-            log::info!("{why}: ignored, another process has taken over");
-            return Err("another process has taken over".to_owned());
-        }
         systemd::reloading();
         let result = self.try_reload();
         let is_applied = result.is_ok();

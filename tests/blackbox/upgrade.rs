@@ -1,23 +1,25 @@
 //! Upgrades: a new process takes over, and no client notices. The program is started by a symbolic
 //! link, which then leads to another program.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::admin::{connect, get};
 use crate::control::{TOKEN, TokenFile, authorized};
 use crate::harness::{Client, Daemon, Fleet, GUARD, binary, eventually, have, meanwhile};
 use crate::systemd::passing;
+use crate::tls::Directory;
 
 /// A daemon that is upgraded. Dropping it kills the processes that have taken over.
 struct Upgraded {
@@ -302,6 +304,44 @@ fn what_a_new_process_would_not_know_is_not_changed_while_it_starts() {
     }
     upgraded.daemon.signal(Signal::HUP);
     eventually("a reload", || upgraded.daemon.log().contains("SIGHUP: reloaded"));
+}
+
+#[test]
+fn an_upgrade_gives_up_its_wait_for_a_reload_that_hangs() {
+    let files = Directory::new();
+    let [settings, cert, key] = ["settings", "cert.pem", "key.pem"].map(|name| files.file(name));
+    fs::write(&settings, "upgrade-timeout = '1s'").expect("writing a file");
+    let url = format!("tls://127.0.0.1:0?cert={cert}&key={key}");
+    let upgraded = Upgraded::start(&["--config", &settings, "--listen", &url]);
+    // Whoever opens a pipe waits until somebody writes into it.
+    let certificate = fs::read(&cert).expect("reading a file");
+    fs::remove_file(&cert).expect("removing a file");
+    mknodat(CWD, &cert, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    upgraded.daemon.signal(Signal::HUP);
+    let mut pipe = None;
+    eventually("the reload opens it", || {
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        pipe = OpenOptions::new().write(true).custom_flags(flags).open(&cert).ok();
+        pipe.is_some()
+    });
+    let wrong = "a reload, or a stop or start of a listener, has not ended after 1s";
+    assert_eq!(upgraded.ask(), (409, wrong.to_owned()));
+    // Other changes are possible again.
+    for change in ["/api/v1/listeners/0/stop", "/api/v1/listeners/0/start"] {
+        assert_eq!(authorized(&upgraded.daemon, change, b"").0, 200, "{change}");
+    }
+    let mut pipe = pipe.expect("it was opened");
+    pipe.write_all(&certificate).expect("writing into the pipe");
+    drop(pipe);
+    eventually("the reload ends", || {
+        upgraded.daemon.log().contains("SIGHUP: reloaded, generation=2")
+    });
+    fs::remove_file(&cert).expect("removing the pipe");
+    fs::write(&cert, certificate).expect("writing a file");
+    fs::write(&settings, "upgrade-timeout = '1m'").expect("writing a file");
+    upgraded.daemon.signal(Signal::HUP);
+    eventually("a reload", || upgraded.daemon.log().contains("SIGHUP: reloaded, generation=3"));
+    upgraded.upgrade();
 }
 
 #[test]

@@ -19,6 +19,7 @@
 //! * `channel`: messages between the two, with sockets
 //! * `upgrader`: the running process's part
 //! * `takeover`: the new one's part
+//! * `changes`: reloads and the like, beside which no upgrade begins
 //! * `connections`: what follows: the connections move to the new process
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::Upgrades;
 
+mod changes;
 mod channel;
 mod connections;
 mod takeover;

@@ -6,10 +6,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::changes::{Changes, Closed};
 use super::channel::Channel;
 use super::connections::{self, Lines};
 use super::{ARGUMENT, File, Go, Group, Moves, Opening, Reply, Role, VERSION};
@@ -23,6 +24,10 @@ const OWN_VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", 
 
 /// How often the wait for the new process looks whether the daemon is to end.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long the upgrade waits for a change that has begun before, at most: twice as long as a stop or
+/// start of a listener may take.
+const CHANGES_TIME: Duration = Duration::from_secs(10);
 
 /// How long the new process has to begin once it is ready. It only has to wake its threads.
 const GO_TIME: Duration = Duration::from_secs(5);
@@ -41,9 +46,7 @@ pub(in crate::daemon) struct Upgrader {
     lines: Mutex<Option<Lines>>,
     /// Locked during an upgrade, and from the end of the daemon on.
     upgrades: Mutex<Upgrades>,
-    /// Held to read while something is changed, and to write during an upgrade. The new process begins
-    /// with the settings and the stopped listeners of the moment at which it starts.
-    changes: RwLock<()>,
+    changes: Changes,
 }
 
 impl Upgrader {
@@ -64,7 +67,7 @@ impl Upgrader {
             listeners,
             lines: Mutex::default(),
             upgrades: Mutex::new(upgrades),
-            changes: RwLock::default(),
+            changes: Changes::default(),
         };
         upgrader.show(upgrades);
         upgrader
@@ -91,8 +94,8 @@ impl Upgrader {
                 return Err(text.to_owned());
             }
         };
-        let _no_changes = self.changes.write().unwrap_or_else(PoisonError::into_inner);
-        let result = self.try_upgrade(why, *upgrades);
+        let no_changes = self.wait_for_changes();
+        let result = no_changes.and_then(|_closed| self.try_upgrade(why, *upgrades));
         match &result {
             // The new process shows the counts.
             Ok(_) => upgrades.done += 1,
@@ -105,21 +108,38 @@ impl Upgrader {
         result
     }
 
-    /// Changes something, unless an upgrade is under way: the new process would not know of it.
+    /// Waits until nothing is being changed. A change may hang: a reload, for example, that reads a file
+    /// of a server that does not reply.
+    fn wait_for_changes(&self) -> Result<Closed<'_>, String> {
+        let time = CHANGES_TIME.min(self.ending.upgrade_timeout());
+        let deadline = Instant::now() + time;
+        self.changes.close(LOOK, || {
+            if self.ending.has_begun() {
+                return Err(ENDING.to_owned());
+            }
+            if Instant::now() >= deadline {
+                let what = "a reload, or a stop or start of a listener,";
+                return Err(format!("{what} has not ended after {time:?}"));
+            }
+            Ok(())
+        })
+    }
+
+    /// Changes something, unless an upgrade is under way or has replaced this process: the new one would
+    /// not know of it.
     ///
     /// # Errors
-    /// An upgrade is under way.
+    /// Which of the two it is.
     pub(in crate::daemon) fn unless_under_way<T>(
         &self,
         change: impl FnOnce() -> T,
     ) -> Result<T, String> {
-        let _no_upgrade = match self.changes.try_read() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned),
-            Err(TryLockError::WouldBlock) => {
-                return Err("an upgrade is under way: try again when it has ended".to_owned());
-            }
+        let Some(_no_upgrade) = self.changes.begin() else {
+            return Err("an upgrade is under way: try again when it has ended".to_owned());
         };
+        if self.ending.server.is_retired() {
+            return Err(REPLACED.to_owned());
+        }
         Ok(change())
     }
 
@@ -141,7 +161,7 @@ impl Upgrader {
     fn try_upgrade(&self, why: &str, upgrades: Upgrades) -> Result<String, String> {
         let Ending { server, admin, .. } = &*self.ending;
         if server.is_retired() {
-            return Err("another process has taken over already".to_owned());
+            return Err(REPLACED.to_owned());
         }
         let (own, other) =
             Channel::pair(self.ending.upgrade_timeout()).map_err(|e| e.to_string())?;
@@ -251,6 +271,9 @@ impl Upgrader {
     }
 }
 
+/// Why a process that was replaced changes nothing.
+const REPLACED: &str = "another process has taken over";
+
 /// Why there is no upgrade after SIGTERM.
 const ENDING: &str = "the daemon is ending";
 
@@ -350,6 +373,23 @@ fn program(name: &OsStr) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builtin::Echo;
+    use crate::daemon::ending::EndTimes;
+    use crate::{Config, Server};
+
+    #[test]
+    fn a_process_that_was_replaced_changes_nothing() {
+        let config = Config::new().listen("127.0.0.1:0").workers(1).max_connections(1);
+        let server = Server::start(config, Echo).unwrap();
+        let [delay, timeout, upgrade] = [Duration::ZERO; 3];
+        let times = EndTimes { delay, timeout, upgrade };
+        let ending = Arc::new(Ending::new(server, None, times));
+        let upgrader = Upgrader::new(&[], &ending, Vec::new(), Upgrades::default());
+        assert_eq!(upgrader.unless_under_way(|| 7), Ok(7));
+        ending.server.retire(&[], Vec::new());
+        let changed = upgrader.unless_under_way(|| panic!("nobody would know of it"));
+        assert_eq!(changed, Err::<(), _>(REPLACED.to_owned()));
+    }
 
     #[test]
     fn the_program_is_what_was_called_unless_that_is_another() {
