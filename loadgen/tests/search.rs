@@ -41,6 +41,7 @@ fn no_more_is_found_than_the_server_can_take() {
         assert_eq!(json["rate_per_second"].is_null(), !is_found, "{json}");
         is_found
     });
+    assert!(!ended.stderr.contains("loadgen: valid"), "all is well: {}", ended.stderr);
     let json = ended.json();
     assert!(server.fired() > 0);
     assert_eq!(json["objective"], "p99<1s");
@@ -73,6 +74,7 @@ fn a_limit_that_no_rate_keeps_is_missed() {
     });
     ended.says("\nHighest rate: none was found that keeps p50<150ms; not 34/s: p50<150ms missed (");
     ended.says("\nVerdict: not-kept (");
+    assert!(!ended.stderr.contains("loadgen: not-kept"), "the report says it: {}", ended.stderr);
     let ended = search_until(&format!("{flags} --output-format json"), |ended| {
         assert_valid(&schema("search"), &ended.json());
         assert!(ended.json()["best"].is_null() && ended.json()["rate_per_second"].is_null());
@@ -157,9 +159,13 @@ fn a_search_that_cannot_begin_leaves_the_earlier_result() {
     server.die();
     let file = TestFile::new("cannot-begin.json");
     std::fs::write(&file.0, "an earlier result").expect("the file can be written");
-    let flags = format!("{} -c 2 --search p99:1s -o {file}", server.address);
-    loadgen(&flags).expect(1).complains("no connection to");
+    let sources = "--source-ip 127.0.0.0/8";
+    let flags = format!("{} -c 2 --search p99:1s -o {file} {sources}", server.address);
+    let ended = loadgen(&flags).expect(1);
+    ended.complains("no connection to").complains("source addresses are used; there are ");
     assert_eq!(file.read(), "an earlier result");
+    let ended = loadgen(&format!("{flags} --output-format quiet")).expect(1);
+    assert!(!ended.stderr.contains("source addresses are used"), "{}", ended.stderr);
 }
 
 #[test]

@@ -46,10 +46,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let mut plan = Plan::new(&args.run, &machine, &resolved.targets, seed)?;
     plan.alternatives = Alternatives::new(resolved.others);
     let mut outputs = Outputs::open(&args.output)?;
-    let quiet = args.output.output_format == OutputFormat::Quiet;
-    if !quiet {
-        print_limits(&plan);
-    }
+    print_limits(&plan, args.output.output_format);
     let mut server = match plan.local_server {
         true => Some(LocalServer::start(&plan, |line| terminal::message(line))?),
         false => None,
@@ -57,7 +54,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     if let Some(server) = &server {
         plan.targets = vec![server.address().into()];
     }
-    if !quiet {
+    if args.output.output_format != OutputFormat::Quiet {
         announce(&plan);
     }
     let gate = StartGate::new(&args.run.machines, plan.shard, plan.seed);
@@ -67,7 +64,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     drop(server);
     outputs.finish(&report)?;
     let exit = report.exit();
-    if exit != Exit::Ok && !outputs.shows_verdict() {
+    if outputs.verdict_to_stderr(exit) {
         terminal::message(format_args!("loadgen: {}", report.result_text()));
     }
     Ok(exit)
@@ -90,8 +87,11 @@ fn seed_of(run: &RunSpec) -> u64 {
     }
 }
 
-/// Prints what the machine does not allow, and what the run does instead.
-pub fn print_limits(plan: &Plan) {
+/// Prints what the machine does not allow, and what the run does instead, unless it is to be quiet.
+pub fn print_limits(plan: &Plan, format: OutputFormat) {
+    if format == OutputFormat::Quiet {
+        return;
+    }
     if let Some(shortfall) = &plan.shortfall {
         let going_on = plan.connections;
         terminal::message(format_args!("loadgen: {shortfall}; continuing with {going_on}"));

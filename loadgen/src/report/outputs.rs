@@ -14,7 +14,7 @@ use super::saved::SavedResult;
 use super::schema::{RunSummary, SecondSummary};
 use super::{Report, hdr, html, rows, text};
 use crate::cli::{OutputArgs, OutputFormat, is_stdout};
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::files;
 use crate::plan::calibration::Calibration;
 use crate::stats::interval::Interval;
@@ -119,9 +119,9 @@ impl Outputs {
         }
     }
 
-    /// Whether the verdict is shown to somebody who reads stdout.
-    pub fn shows_verdict(&self) -> bool {
-        self.format == OutputFormat::Text && matches!(self.report, Sink::Stdout)
+    /// As [`Sink::verdict_to_stderr`].
+    pub fn verdict_to_stderr(&self, exit: Exit) -> bool {
+        self.report.verdict_to_stderr(self.format, exit)
     }
 }
 
@@ -151,6 +151,13 @@ impl Sink {
         }
         files::check_writable(path).map_err(|error| cannot_write(path, &error))?;
         Ok(Sink::File(path.into()))
+    }
+
+    /// Whether the verdict belongs on stderr: it is not good, and the report does not show it to
+    /// somebody who reads stdout.
+    pub fn verdict_to_stderr(&self, format: OutputFormat, exit: Exit) -> bool {
+        let is_shown = format == OutputFormat::Text && matches!(self, Sink::Stdout);
+        exit != Exit::Ok && !is_shown
     }
 
     /// Writes a page with the charts and tables of a result.
@@ -195,4 +202,23 @@ impl Sink {
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::Setup(format!("cannot write to {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_on_stderr_unless_it_is_good_or_shown() {
+        let file = || Sink::File("a".into());
+        let told = |sink: Sink, format, exit| sink.verdict_to_stderr(format, exit);
+        assert!(!told(Sink::Stdout, OutputFormat::Text, Exit::SloMissed), "it is in the report");
+        assert!(told(file(), OutputFormat::Text, Exit::SloMissed));
+        assert!(told(Sink::Stdout, OutputFormat::Json, Exit::NotValid));
+        assert!(told(Sink::Stdout, OutputFormat::Quiet, Exit::NotValid));
+        for format in [OutputFormat::Text, OutputFormat::Json, OutputFormat::Quiet] {
+            assert!(!told(Sink::Stdout, format, Exit::Ok));
+            assert!(!told(file(), format, Exit::Ok));
+        }
+    }
 }

@@ -195,7 +195,7 @@ pub fn run(args: &AbArgs) -> Result<Exit, Failure> {
     }
     out.finish(&contest)?;
     let exit = contest.exit();
-    if exit != Exit::Ok && !out.shows_verdict() {
+    if out.verdict_to_stderr(exit) {
         terminal::message(format_args!("loadgen: {}", contest.result_text()));
     }
     Ok(exit)
@@ -256,9 +256,7 @@ impl Targets<'_> {
             let resolved = run::resolve(&spec, interrupted)?;
             let mut plan = Plan::new(&spec, &machine, &resolved.targets, rounds.seed)?;
             plan.alternatives = Alternatives::new(resolved.others);
-            if args.output.output_format != OutputFormat::Quiet {
-                run::print_limits(&plan);
-            }
+            run::print_limits(&plan, args.output.output_format);
             plans.push(plan);
         }
         if args.run.load.busy_poll {

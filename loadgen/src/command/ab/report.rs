@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::Contest;
 use super::result::Side;
 use crate::cli::{OutputArgs, OutputFormat};
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::report::difference::{self, short};
 use crate::report::outputs::{Sink, json_line};
 use crate::report::parts::side_by_side;
@@ -80,9 +80,9 @@ impl AbOutput {
         }
     }
 
-    /// Whether the verdict is shown to somebody who reads stdout.
-    pub fn shows_verdict(&self) -> bool {
-        self.format == OutputFormat::Text && matches!(self.sink, Sink::Stdout)
+    /// As [`Sink::verdict_to_stderr`].
+    pub fn verdict_to_stderr(&self, exit: Exit) -> bool {
+        self.sink.verdict_to_stderr(self.format, exit)
     }
 }
 

@@ -142,21 +142,7 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     let machine = Machine::read();
     let resolved = run::resolve(&args.run, &interrupted)?;
     let seed = args.run.seed.unwrap_or_else(crate::plan::new_seed);
-    let duration = args.run.duration.unwrap_or(STEP_DURATION);
-    let lowest = (REQUESTS_MIN / duration.as_secs_f64()).ceil().max(1.0) as u64;
-    let first = match args.run.load.rate {
-        None => FIRST_RATE.max(lowest),
-        Some(rate) => rate.whole_per_second().ok_or_else(|| {
-            let text = "--search tries whole numbers of requests per second: start with one (-R)";
-            Failure::Usage(text.into())
-        })?,
-    };
-    if first < lowest {
-        return Err(Failure::Usage(format!(
-            "-R {first} gives fewer than {REQUESTS_MIN} requests in {duration:?}, which is too few: \
-             start with a higher rate, or try each rate for longer (-d)"
-        )));
-    }
+    let (first, lowest) = rates(&args.run)?;
     let step = step_spec(&args.run, &objective.0);
     let plan = |rate| {
         let mut spec = step.clone();
@@ -166,9 +152,7 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
         Ok(plan)
     };
     let mut first_plan = plan(first)?;
-    if args.output.output_format != OutputFormat::Quiet {
-        run::print_limits(&first_plan);
-    }
+    run::print_limits(&first_plan, args.output.output_format);
     let server = first_plan
         .local_server
         .then(|| LocalServer::start(&first_plan, |line| terminal::message(line)))
@@ -187,10 +171,30 @@ pub fn run(args: &RunArgs, objective: &Objective) -> Result<Exit, Failure> {
     drop(runs);
     out.write(&search)?;
     let exit = search.exit();
-    if exit != Exit::Ok && !out.shows_verdict() {
+    if out.verdict_to_stderr(exit) {
         terminal::message(format_args!("loadgen: {}", report::verdict_text(&search)));
     }
     Ok(exit)
+}
+
+/// The first rate, and the lowest that may be tried.
+fn rates(run: &RunSpec) -> Result<(u64, u64), Failure> {
+    let duration = run.duration.unwrap_or(STEP_DURATION);
+    let lowest = (REQUESTS_MIN / duration.as_secs_f64()).ceil().max(1.0) as u64;
+    let first = match run.load.rate {
+        None => FIRST_RATE.max(lowest),
+        Some(rate) => rate.whole_per_second().ok_or_else(|| {
+            let text = "--search tries whole numbers of requests per second: start with one (-R)";
+            Failure::Usage(text.into())
+        })?,
+    };
+    if first < lowest {
+        return Err(Failure::Usage(format!(
+            "-R {first} gives fewer than {REQUESTS_MIN} requests in {duration:?}, which is too few: \
+             start with a higher rate, or try each rate for longer (-d)"
+        )));
+    }
+    Ok((first, lowest))
 }
 
 /// The description of a step's run, except its rate.

@@ -55,9 +55,9 @@ impl SearchOutput {
         }
     }
 
-    /// Whether the verdict is shown to somebody who reads stdout.
-    pub fn shows_verdict(&self) -> bool {
-        self.format == OutputFormat::Text && matches!(self.sink, Sink::Stdout)
+    /// As [`Sink::verdict_to_stderr`].
+    pub fn verdict_to_stderr(&self, exit: Exit) -> bool {
+        self.sink.verdict_to_stderr(self.format, exit)
     }
 }
 
@@ -138,7 +138,7 @@ fn found_text(search: &Search) -> String {
 }
 
 /// Whether the server may be able to take more.
-fn is_lower_bound(search: &Search) -> bool {
+pub fn is_lower_bound(search: &Search) -> bool {
     let ended_early = search.interrupted || search.failed.is_some();
     ended_early || !matches!(search.beyond, Some((_, Missed::Server(_))))
 }

@@ -66,6 +66,47 @@ fn a_search_knows_what_it_found_and_what_it_does_not_know() {
 }
 
 #[test]
+fn a_rate_is_a_lower_bound_unless_the_server_missed_the_next_one() {
+    let slow = || Some((2_000, Missed::Server("slow".into())));
+    let late = || Some((2_000, Missed::Generator("late".into())));
+    let failed = || Some((2_000, "no server".into()));
+    for (beyond, interrupted, failed, is_lower_bound) in [
+        (slow(), false, None, false),
+        (slow(), true, None, true),
+        (slow(), false, failed(), true),
+        (late(), false, None, true),
+        (None, false, None, true),
+    ] {
+        let search = Search { beyond, interrupted, failed, ..search() };
+        assert_eq!(report::is_lower_bound(&search), is_lower_bound, "{:?}", search.state());
+    }
+}
+
+#[test]
+fn the_verdict_on_a_search_tells_why_it_ended() {
+    let best = || Some(report());
+    let reason = report().verdict_text();
+    let of = |search: Search| report::verdict_text(&search);
+    assert_eq!(of(search()), "not-kept (0 runs; the best: no run met the objective)");
+    let slow = Some((2_000, Missed::Server("slow".into())));
+    assert_eq!(of(Search { best: best(), beyond: slow, ..search() }), reason);
+    let late = Some((2_000, Missed::Generator("late".into())));
+    let text = of(Search { best: best(), beyond: late, ..search() });
+    assert_eq!(text, format!("generator-limited (0 runs; the best: {reason})"));
+    let text = of(Search { best: best(), interrupted: true, ..search() });
+    assert_eq!(text, format!("interrupted (0 runs; the best: {reason})"));
+    let failed = Some((2_000, "no server".into()));
+    let text = of(Search { best: best(), failed, ..search() });
+    let expected = "run-failed (at 2000/s after 0 runs: no server; the best: ";
+    assert_eq!(text, format!("{expected}{reason})"));
+    let mut wrong = report();
+    wrong.records.mismatch(crate::report::tests::mismatch());
+    let text = wrong.verdict_text();
+    assert_eq!(of(Search { best: best(), broken: Some(wrong), ..search() }), text);
+    assert!(text.starts_with("echo-differed"), "{text}");
+}
+
+#[test]
 fn a_run_with_wrong_bytes_or_without_its_connections_ends_a_search() {
     let mut run = report();
     assert!(!is_broken(&run));
@@ -119,4 +160,33 @@ fn a_step_is_a_run_with_a_warm_up_unless_it_is_a_hubs() {
     assert_eq!(step("hub://127.0.0.1:7"), (default, None, 1));
     let second = Some(Duration::from_secs(1));
     assert_eq!(step("127.0.0.1:7 -d 1s --warmup 1s --slo max<1s"), (second, second, 2));
+}
+
+/// The lowest rate gives ten requests in the time of a try, 3 s by default, and is whole.
+#[test]
+fn no_rate_is_tried_that_gives_fewer_than_ten_requests() {
+    use clap::Parser;
+    let of = |flags: &str| {
+        let words = format!("loadgen 127.0.0.1:7 --search p99:1ms {flags}");
+        let args = RunArgs::parse_from(words.split_whitespace());
+        rates(&args.run).map_err(|failure| failure.to_string())
+    };
+    for (flags, first, lowest) in [
+        ("", FIRST_RATE, 4),
+        ("-d 10ms", FIRST_RATE, 1_000),
+        ("-d 4ms", 2_500, 2_500),
+        ("-d 1m", FIRST_RATE, 1),
+        ("-R 4", 4, 4),
+        ("-R 50 -d 200ms", 50, 50),
+        ("-R 50 -d 500ms", 50, 20),
+    ] {
+        assert_eq!(of(flags), Ok((first, lowest)), "{flags}");
+    }
+    for (flags, why) in [
+        ("-R 3", "-R 3 gives fewer than 10 requests in 3s"),
+        ("-R 49 -d 200ms", "-R 49 gives fewer than 10 requests in 200ms"),
+        ("-R 4.5", "whole numbers of requests per second"),
+    ] {
+        assert!(of(flags).is_err_and(|text| text.contains(why)), "{flags}");
+    }
 }
