@@ -90,10 +90,15 @@ fn a_check_binds_nothing_and_has_the_exit_code_of_the_start() {
 impl Daemon {
     /// Reloads, and returns what the log says about it.
     pub fn reload(&self) -> String {
-        let before = self.lines_with("SIGHUP: ").len();
+        // Lines about listeners come before it.
+        let is_result = |line: &String| {
+            ["reloaded, ", "nothing is changed: "].iter().any(|it| line.contains(it))
+        };
+        let lines = || self.lines_with("SIGHUP: ").into_iter().filter(is_result);
+        let before = lines().count();
         self.signal(Signal::HUP);
-        eventually("a line for SIGHUP", || self.lines_with("SIGHUP: ").len() > before);
-        let line = self.lines_with("SIGHUP: ").pop().expect("there is one");
+        eventually("a line for SIGHUP", || lines().count() > before);
+        let line = lines().next_back().expect("there is one");
         line.split_once("SIGHUP: ").expect("it has this").1.to_owned()
     }
 

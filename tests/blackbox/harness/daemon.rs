@@ -31,6 +31,14 @@ pub struct Daemon {
     status: Option<ExitStatus>,
 }
 
+/// How many listeners the configuration file has, in a list in one line.
+fn listeners_of_file(flags: &[&str]) -> usize {
+    let path = flags.iter().skip_while(|flag| **flag != "--config").nth(1);
+    let text = path.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("listen = ["));
+    line.map_or(0, |line| line.matches('\'').count() / 2)
+}
+
 impl Daemon {
     /// Starts the daemon and waits for its ready lines. Without `--listen` in `flags` it listens
     /// on a free port of 127.0.0.1. Without `--log-limit` it shows every line, because many tests
@@ -68,7 +76,8 @@ impl Daemon {
     fn launch(shell: &str, flags: &[&str], stdin: Stdio, stderr: Stdio, log: PathBuf) -> Daemon {
         super::files();
         let mut flags = flags.to_vec();
-        if !flags.contains(&"--listen") {
+        let of_file = listeners_of_file(&flags);
+        if !flags.contains(&"--listen") && of_file == 0 {
             flags.extend(["--listen", "127.0.0.1:0"]);
         }
         if !flags.contains(&"--log-limit") {
@@ -95,7 +104,7 @@ impl Daemon {
             status: None,
         };
         let listeners = flags.iter().filter(|flag| **flag == "--listen").count();
-        daemon.addresses = (0..listeners).filter_map(|_| daemon.ready_line()).collect();
+        daemon.addresses = (0..listeners + of_file).filter_map(|_| daemon.ready_line()).collect();
         if flags.contains(&"--admin") {
             daemon.admin = daemon.admin_line();
         }
