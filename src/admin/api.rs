@@ -82,7 +82,8 @@ struct MemoryPart {
     reason: String,
 }
 
-/// `/api/v1/listeners`: where the server listens, in the order of `--listen`.
+/// `/api/v1/listeners`: where the server listens, in the order of `--listen` at its start. Listeners
+/// that a reload has added follow.
 #[derive(serde::Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "listeners"))]
 pub(super) struct ListenersPage {
@@ -93,7 +94,7 @@ pub(super) struct ListenersPage {
 #[derive(serde::Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "listener"))]
 pub(super) struct ListenerObject {
-    /// Its number, from 0.
+    /// Its number, from 0, which it has as long as it listens.
     listener: usize,
     /// The endpoint with its real port, such as `tcp://[::]:7777`.
     endpoint: String,
@@ -278,19 +279,15 @@ pub(super) fn config(state: &State) -> ConfigPage {
 }
 
 pub(super) fn listeners(state: &State) -> ListenersPage {
-    let listener = |(index, endpoint): (usize, &crate::Endpoint)| {
-        let target = state.targets.get(index);
-        ListenerObject {
-            listener: index,
-            endpoint: endpoint.to_string(),
-            service: target.map(|target| target.service.name()),
-            target: target.map(ToString::to_string),
-            accepting: state.server.accepts(index),
-            connections: state.server.clients_of(index),
-        }
+    let listener = |(number, endpoint): (usize, crate::Endpoint)| ListenerObject {
+        listener: number,
+        endpoint: endpoint.to_string(),
+        service: state.of_target(number, |target| target.service.name()),
+        target: state.of_target(number, ToString::to_string),
+        accepting: state.server.accepts(number),
+        connections: state.server.clients_of(number),
     };
-    let listeners = state.server.endpoints.iter().enumerate().map(listener).collect();
-    ListenersPage { listeners }
+    ListenersPage { listeners: state.server.listeners().into_iter().map(listener).collect() }
 }
 
 pub(super) fn workers(state: &State) -> WorkersPage {

@@ -202,19 +202,19 @@ fn filter(state: &State, clients: &mut Vec<ClientInfo>, text: &str) {
 }
 
 fn service(state: &State, client: &ClientInfo) -> Option<&'static str> {
-    state.targets.get(client.listener).map(|target| target.service.name())
+    state.of_target(client.listener, |target| target.service.name())
 }
 
 fn transport(state: &State, client: &ClientInfo) -> &'static str {
-    match (state.targets.get(client.listener), client.peer) {
-        (Some(target), _) => target.transport.name(),
+    match (state.of_target(client.listener, |target| target.transport.name()), client.peer) {
+        (Some(name), _) => name,
         (None, crate::base::endpoint::Peer::Tcp(_)) => "tcp",
         (None, crate::base::endpoint::Peer::Unix { .. }) => "unix",
     }
 }
 
 fn endpoint(state: &State, client: &ClientInfo) -> String {
-    state.server.endpoints.get(client.listener).map_or_else(String::new, ToString::to_string)
+    state.server.place(client.listener).map_or_else(String::new, |place| place.to_string())
 }
 
 fn object(state: &State, client: &ClientInfo, detail: Option<&Detail>) -> ClientObject {

@@ -242,7 +242,7 @@ async fn set_accepting(
     accepting: bool,
 ) -> Result<Json<AcceptingPage>, Failed> {
     let Path(listener) = listener?;
-    let Some(endpoint) = state.server.endpoints.get(listener).copied() else {
+    let Some(endpoint) = state.server.listener(listener) else {
         return Err(Failed(refused(StatusCode::NOT_FOUND, "there is no such listener")));
     };
     if endpoint.is_datagram() {
@@ -339,7 +339,7 @@ pub(super) async fn message(
             (1, 0)
         }
         Recipients { to: None, listener: Some(listener) } => {
-            if listener >= state.server.endpoints.len() {
+            if state.server.listener(listener).is_none() {
                 return Err(Failed(refused(StatusCode::NOT_FOUND, "there is no such listener")));
             }
             let what = format!("message listener={listener} bytes={}", bytes.len());

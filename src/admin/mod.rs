@@ -127,8 +127,8 @@ struct Running {
 /// What the pages show.
 struct State {
     server: View,
-    /// The service of each listener, if it is one of those built in.
-    targets: Vec<Spec>,
+    /// The service of each listener by its number, if it is one of those built in.
+    targets: Mutex<Vec<Option<Spec>>>,
     /// What a request must have to change something; `None` if nothing can be changed.
     token: Option<Token>,
     /// The names, besides `localhost`, by which this address may be called.
@@ -242,7 +242,7 @@ impl AdminListener {
         let now = SystemTime::now();
         let state = Arc::new(State {
             server: server.view(),
-            targets: self.targets,
+            targets: Mutex::new(self.targets.into_iter().map(Some).collect()),
             token: self.token,
             hosts: self.hosts,
             operations: Mutex::default(),
@@ -318,6 +318,12 @@ impl Admin {
         *self.state.operations() = operations;
     }
 
+    /// Sets the services of the listeners by their numbers, also of those that were removed.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn set_targets(&self, targets: Vec<Option<Spec>>) {
+        *self.state.targets() = targets;
+    }
+
     /// The listening sockets, for a process that takes them over.
     #[cfg(feature = "daemon")]
     pub(crate) fn offers(&self) -> Vec<Offer> {
@@ -379,6 +385,16 @@ impl State {
     fn operations(&self) -> MutexGuard<'_, Option<Arc<dyn Operations>>> {
         // Each change is a single assignment.
         self.operations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn targets(&self) -> MutexGuard<'_, Vec<Option<Spec>>> {
+        // Each change is a single assignment.
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of the service of the listener with this number.
+    fn of_target<T>(&self, listener: usize, known: impl FnOnce(&Spec) -> T) -> Option<T> {
+        self.targets().get(listener)?.as_ref().map(known)
     }
 
     fn upgrades(&self) -> MutexGuard<'_, Upgrades> {

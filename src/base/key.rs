@@ -21,6 +21,10 @@ pub const RESERVED_SLOTS: u32 = (1 << SLOT_BITS) - LISTENERS_MAX as u32;
 /// The largest number of listeners: each has a reserved slot.
 pub const LISTENERS_MAX: usize = 4096;
 
+/// How many more listeners than at its start a server may have later. The tables have room for them,
+/// and open files are reserved.
+pub(crate) const LISTENERS_ADDED_MAX: usize = 8;
+
 /// The largest number of worker threads: a worker's number has 6 bits in a [`ConnectionId`], and
 /// one 64-bit word records which workers need a buffer. An echo server saturates a network card
 /// long before 64 cores.

@@ -23,6 +23,7 @@ pub use crate::net::transport::{
 pub use crate::tls::options::{ClientAuth, Files, Protocols, TlsOptions, TlsVersion};
 pub use memory::{MemorySum, Sizes, Term};
 
+pub(crate) use crate::base::key::LISTENERS_ADDED_MAX;
 pub use crate::base::key::{LISTENERS_MAX, WORKERS_MAX};
 
 /// The most connections. A slot number has 24 bits in an event's key, and the last 4096 numbers are
@@ -402,9 +403,11 @@ impl Config {
         })
     }
 
-    /// The open files that are kept free, with those of the offers of the listening sockets.
+    /// The open files that are kept free, with those of the offers of the listening sockets, and of
+    /// listeners that are added later with their offers.
     fn all_reserved_files(&self, workers: usize) -> u32 {
-        let offered = if self.is_replaceable { workers * self.listen.len() } else { 0 };
+        let endpoints = self.listen.len() + 2 * LISTENERS_ADDED_MAX;
+        let offered = if self.is_replaceable { workers * endpoints } else { 0 };
         self.reserved_files.saturating_add(offered as u32)
     }
 

@@ -27,6 +27,7 @@ use crate::server::Drained;
 use cli::Cli;
 use ending::Ending;
 use failure::Failure;
+use listeners::Listeners;
 use logger::Logger;
 use operations::Operations;
 use reload::Reloader;
@@ -45,6 +46,7 @@ pub mod ctl;
 mod ending;
 mod failure;
 mod inherited;
+mod listeners;
 pub(crate) mod log_format;
 mod log_writer;
 mod logger;
@@ -173,15 +175,17 @@ fn serve(
     let end_of_signals = signals.handle();
     let admin =
         cli.admin.as_ref().map(|at| bind_admin(at, &cli, &settings, takeover)).transpose()?;
-    let listeners = config.listen.clone();
-    let server = OfListener::new(options.clone()).start(config.clone());
+    let on = config.listen.clone();
+    let services = OfListener::new(options.clone()).with_spares();
+    let server = services.clone().start(config.clone());
     let server = server.map_err(|error| Failure::of_start(&error, &settings))?;
     config.listen.iter_mut().for_each(ListenOn::forget_handed_over);
     report::limits(&server.limits());
     report::busy_workers(&server.limits());
     log::info!("{}", server.memory());
 
-    let targets = targets(server.local_endpoints(), options.clone().into_iter().zip(listeners));
+    let targets = targets(server.local_endpoints(), options.into_iter().zip(on));
+    let listeners = Listeners::new(&cli, &config, &services, &targets);
     let admin = admin.map(|listener| listener.targets(targets.clone()).serve(&server)).transpose();
     let admin = admin.map_err(|error| {
         let remedy = room::remedy(&error);
@@ -192,7 +196,7 @@ fn serve(
     let upgrades = takeover.as_ref().map_or_else(Default::default, |takeover| takeover.upgrades);
     let names = targets.iter().map(ToString::to_string).collect();
     let upgrader = Upgrader::new(sources.args(), &ending, names, upgrades);
-    let mut reloader = Reloader::new(sources, cli, config, log, &ending);
+    let mut reloader = Reloader::new(sources, cli, listeners, config, log, &ending);
     reloader.start_rates()?;
     let ends_with_stdin = reloader.until_stdin_closes();
     let operations = Arc::new(Operations::new(ending.clone(), reloader, upgrader));

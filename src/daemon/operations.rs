@@ -33,7 +33,10 @@ impl Operations {
 
     fn reload_now(&self, why: &str) -> Result<String, String> {
         // After a panic in a reload, the next one begins anew.
-        self.reloader.lock().unwrap_or_else(PoisonError::into_inner).reload(why)
+        let mut reloader = self.reloader.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = reloader.reload(why);
+        self.upgrader.set_listeners(reloader.listeners());
+        result
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::cli::Cli;
 use super::ending::Ending;
 use super::failure::Failure;
+use super::listeners::{Listeners, NotPlanned, Plan};
 use super::logger::Logger;
 use super::rates::Rates;
 use super::settings::{Change, Settings, Sources};
@@ -17,7 +18,8 @@ use crate::error::StartError;
 use crate::service::ServiceFactory;
 
 /// The settings that can change while the daemon runs. docs/operations.md lists them.
-pub(super) const CHANGEABLE: [&str; 12] = [
+pub(super) const CHANGEABLE: [&str; 13] = [
+    "listen",
     "max-connections",
     "max-connections-per-address",
     "idle-timeout",
@@ -37,6 +39,7 @@ pub(super) struct Reloader {
     sources: Sources,
     /// The settings that the daemon runs with.
     running: Settings,
+    listeners: Listeners,
     until_stdin_closes: bool,
     /// The configuration of the start.
     config: Config,
@@ -53,6 +56,7 @@ impl Reloader {
     pub(super) fn new(
         sources: Sources,
         cli: Cli,
+        listeners: Listeners,
         config: Config,
         log: &Arc<Logger>,
         ending: &Arc<Ending>,
@@ -62,6 +66,7 @@ impl Reloader {
             until_stdin_closes: cli.until_stdin_closes,
             interval: cli.stats_interval,
             running: cli.settings,
+            listeners,
             config,
             log: Arc::clone(log),
             rates: Arc::default(),
@@ -72,6 +77,11 @@ impl Reloader {
 
     pub(super) fn until_stdin_closes(&self) -> bool {
         self.until_stdin_closes
+    }
+
+    /// The names of the listeners, by their numbers.
+    pub(super) fn listeners(&self) -> Vec<String> {
+        self.listeners.names()
     }
 
     /// Starts to log the rates, if the settings of the start say so.
@@ -92,7 +102,7 @@ impl Reloader {
             return Err("the daemon is ending".to_owned());
         }
         systemd::reloading();
-        let result = self.try_reload();
+        let result = self.try_reload(why);
         let is_applied = result.is_ok();
         let certificates = is_applied && self.reload_certificates(why);
         if let Some(admin) = &self.ending.admin {
@@ -138,14 +148,42 @@ impl Reloader {
         all
     }
 
-    fn try_reload(&mut self) -> Result<Reloaded, String> {
+    /// What changes about the listeners, if that is `change`. Otherwise it says why.
+    fn plan_listeners(
+        &self,
+        cli: &Cli,
+        change: &mut Change,
+        of_options: Option<&str>,
+    ) -> Result<Option<Plan>, String> {
+        let why = match of_options {
+            Some(name) => format!("{name} has another value as well, and is for all listeners"),
+            None => match self.listeners.plan(cli, &self.ending.server) {
+                Ok(plan) => return Ok(Some(plan)),
+                Err(NotPlanned::Wrong(text)) => return Err(text),
+                Err(NotPlanned::NeedsUpgrade(text)) => text,
+            },
+        };
+        change.why_fixed = Some(format!("{why}: only an upgrade or a restart changes that"));
+        Ok(None)
+    }
+
+    fn try_reload(&mut self, why: &str) -> Result<Reloaded, String> {
         let cli = self.sources.read_again().map_err(|error| error.to_string())?;
         self.check(&cli)?;
-        let server = &self.ending.server;
+        let ending = Arc::clone(&self.ending);
+        let server = &ending.server;
         let mut config = cli.apply(Config::new());
         let (mut changed, mut fixed) = (Vec::new(), Vec::new());
-        for change in self.running.changes(&cli.settings) {
+        let changes = self.running.changes(&cli.settings);
+        let names = changes.iter().map(|change| change.name.clone()).collect::<Vec<_>>();
+        let of_options = names.iter().find(|name| Cli::is_of_options(name)).map(|name| &name[..]);
+        let mut plan = None;
+        for mut change in changes {
             let is_possible = match &change.name[..] {
+                "listen" => {
+                    plan = self.plan_listeners(&cli, &mut change, of_options)?;
+                    plan.is_some()
+                }
                 "max-connections" => {
                     let most = server.connections_max();
                     // Without a number, it is as many as at start, if there was none then either.
@@ -166,11 +204,22 @@ impl Reloader {
         if !has(&changed, "max-connections-per-address") {
             config.max_connections_per_address = limits.max_connections_per_address;
         }
-        // First what may fail.
+        // First what may fail. Sockets that are bound are closed again if something fails after it.
         self.rates.start(cli.stats_interval, &self.ending).map_err(|failure| failure.text)?;
+        let prepare = |plan| {
+            let prepared = Listeners::prepare(&plan, server, &cli.settings)?;
+            Ok::<_, String>((plan, prepared))
+        };
+        let prepared = plan.map(prepare).transpose()?;
         server
             .reconfigure(&config)
             .map_err(|error| Failure::of_start(&error, &cli.settings).text)?;
+        if let Some((plan, prepared)) = prepared {
+            self.listeners.carry_out(plan, prepared, server, why);
+            if let Some(admin) = &ending.admin {
+                admin.set_targets(self.listeners.targets());
+            }
+        }
         self.rates.set(cli.stats_interval);
         self.ending.set_times(cli.end_times());
         self.log.set(cli.log, cli.log_limit);

@@ -31,6 +31,7 @@ use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::Chain;
 use crate::error::Errno;
+use crate::net::bind::Listening;
 use crate::net::sockopt::TcpInfo;
 use crate::shared::moved::{Passed, Passing};
 use crate::shared::permits::Permit;
@@ -205,6 +206,15 @@ pub trait Engine: Sized {
     /// The socket that another process has passed. It can be adopted.
     fn of_descriptor(&self, _passed: Passed) -> Option<Self::Socket> {
         None
+    }
+
+    /// Watches another listener, whose key is [`Key::listener`] of `index`: the next index, or that of a
+    /// listener that is closed.
+    ///
+    /// # Errors
+    /// The system could not watch it, or the engine cannot. It is closed.
+    fn listen(&mut self, _index: usize, _listening: Listening<Passed>) -> Result<(), Errno> {
+        Err(Errno::OPNOTSUPP)
     }
 
     /// Closes an accepted socket instead of adopting it. With RST where the engine can, because FIN

@@ -36,9 +36,13 @@ use crate::worker::launch::{self, SystemWorker};
 use crate::worker::layer::{ByListener, Layer, Plain};
 use crate::worker::{Rules, Setup};
 use datagrams::{DatagramThreads, Datagrams};
+use listening::Places;
+#[cfg(feature = "daemon")]
+pub(crate) use listening::Prepared;
 use messaging::{Broadcast, Clients};
 
 mod datagrams;
+mod listening;
 pub mod messaging;
 #[cfg(feature = "admin")]
 pub(crate) mod view;
@@ -97,6 +101,9 @@ struct Shared {
     /// The listening sockets, for a process that takes them over. Empty once the server ends, so that
     /// they are closed then.
     offers: Mutex<Vec<Offer>>,
+    /// Where the listeners are.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin address"))]
+    places: Places,
     /// The current limits.
     limits: Mutex<Limits>,
     ended: Mutex<Ended>,
@@ -186,7 +193,7 @@ impl Server {
         if config.starts_stopped {
             (0..config.listen.len()).for_each(|number| mailboxes.set_accepting(number, false));
         }
-        let sockets = (bound, datagrams, offers);
+        let sockets = (bound, datagrams, offers, Places::new(&endpoints));
         let started = start_workers(&limits, &sizes, sockets, mailboxes, plan, layer);
         let (shared, threads) = started.map_err(|error| with_sum(error, &memory))?;
         if !config.starts_stopped {
@@ -314,7 +321,7 @@ fn with_sum(error: StartError, memory: &MemorySum) -> StartError {
 fn start_workers<S: Service, L: Layer + Clone + Send>(
     limits: &Limits,
     sizes: &Sizes,
-    (bound, datagrams, offers): (Vec<Bound>, Datagrams, Vec<Offer>),
+    (bound, datagrams, offers, places): (Vec<Bound>, Datagrams, Vec<Offer>, Places),
     mailboxes: Arc<Mailboxes>,
     plan: ServicePlan<S>,
     layer: L,
@@ -351,6 +358,7 @@ fn start_workers<S: Service, L: Layer + Clone + Send>(
             permits,
             datagrams: datagrams.threads(),
             offers: Mutex::new(offers),
+            places,
             limits: Mutex::new(limits.clone()),
             ended: Mutex::default(),
             all_ended: Condvar::new(),
@@ -517,6 +525,14 @@ impl Shared {
         self.ended().threads == self.threads()
     }
 
+    /// How many clients of a listener are connected now.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin address"))]
+    fn clients_of(&self, listener: usize) -> u64 {
+        let directory = &self.clients.directory;
+        let workers = 0..self.counters.len();
+        workers.map(|worker| directory.count(worker, Some(listener))).sum()
+    }
+
     /// How many threads the server has.
     fn threads(&self) -> usize {
         self.counters.len() + self.datagrams.counters.len()
@@ -546,6 +562,8 @@ impl Shared {
         self.offers().clear();
         self.datagrams.stopper.stop();
         (0..self.counters.len()).for_each(|worker| self.mailboxes.order_end(worker, order));
+        // Of a listener that was added meanwhile.
+        self.offers().clear();
     }
 }
 
@@ -573,7 +591,7 @@ impl Taker {
 }
 
 impl ServerHandle {
-    /// The endpoints that the server listens on, with the actual ports, in the order of
+    /// The endpoints that the server was started with, with the actual ports, in the order of
     /// [`Config::listen`](crate::Config::listen).
     pub fn local_endpoints(&self) -> &[Endpoint] {
         &self.endpoints

@@ -455,3 +455,44 @@ fn a_server_that_takes_over_receives_no_datagram_before_it_begins_and_may_end_be
     echo();
     assert!(received(&new) > 0);
 }
+
+/// One that is given up, one that begins, and the first one removed.
+#[cfg(feature = "daemon")]
+#[test]
+fn listeners_that_are_prepared_accept_nothing_before_they_begin_and_are_gone_if_they_do_not() {
+    let [first, second] = [0, 0].map(|port| SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
+    let config = Config::new().listen(first).workers(2).max_connections(10);
+    let server = Server::start(config, Echo).unwrap();
+    let ping = |mut client: &TcpStream| {
+        client.set_read_timeout(Some(GUARD)).unwrap();
+        client.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+    };
+    let prepared = server.prepare(&[second.into()], &[1], &[1]).unwrap();
+    let at = prepared.places()[0].1.socket_addr().unwrap();
+    let mut waiting = TcpStream::connect(at).unwrap();
+    waiting.write_all(b"x").unwrap();
+    waiting.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert_eq!(waiting.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert_eq!((server.stats().total().accepted, server.is_free(1)), (0, true));
+    drop(prepared);
+    waiting.set_read_timeout(Some(GUARD)).unwrap();
+    assert_eq!(waiting.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    let refused = TcpStream::connect(at).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    // The number and the address are free again.
+    let prepared = server.prepare(&[at.into()], &[1], &[1]).unwrap();
+    let waiting = TcpStream::connect(at).unwrap();
+    assert_eq!(prepared.begin(), [(1, at.into())]);
+    ping(&waiting);
+    assert!(!server.is_free(1) && server.clients_of(1) == 1);
+    assert!(server.remove(0) && server.is_free(0));
+    let refused = TcpStream::connect(server.local_endpoints()[0].socket_addr().unwrap());
+    assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    ping(&waiting);
+    // A server that ends adds none.
+    server.begin_drain(GUARD);
+    assert!(server.prepare(&[second.into()], &[1], &[2]).is_err());
+    drop(waiting);
+    assert_eq!(server.wait(), Drained::Clean);
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::listening::{Place, State};
 use super::messaging::{Broadcast, Clients};
 use super::{ServerHandle, Shared};
 use crate::base::endpoint::Endpoint;
@@ -43,18 +44,13 @@ impl fmt::Display for NotDone {
 /// A view of a server. It does not keep the server running.
 pub(crate) struct View {
     shared: Arc<Shared>,
-    pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) memory: MemorySum,
 }
 
 impl ServerHandle {
     /// A view of this server.
     pub(crate) fn view(&self) -> View {
-        View {
-            shared: self.shared.clone(),
-            endpoints: self.endpoints.clone(),
-            memory: self.memory.clone(),
-        }
+        View { shared: self.shared.clone(), memory: self.memory.clone() }
     }
 }
 
@@ -106,8 +102,27 @@ impl View {
 
     /// How many clients of a listener are connected now.
     pub(crate) fn clients_of(&self, listener: usize) -> u64 {
-        let directory = &self.shared.clients.directory;
-        (0..self.workers()).map(|worker| directory.count(worker, Some(listener))).sum()
+        self.shared.clients_of(listener)
+    }
+
+    /// The listeners, with their numbers, in the order of these.
+    pub(crate) fn listeners(&self) -> Vec<(usize, Endpoint)> {
+        let places = self.shared.places.lock();
+        let open = |place: &Place| (place.state == State::Open).then_some(place.endpoint);
+        let listeners = places.iter().enumerate();
+        listeners.filter_map(|(number, place)| Some((number, open(&(*place)?)?))).collect()
+    }
+
+    /// Where the listener with this number is.
+    pub(crate) fn listener(&self, number: usize) -> Option<Endpoint> {
+        let of_number = |(at, _): &(usize, _)| *at == number;
+        self.listeners().into_iter().find(of_number).map(|(_, endpoint)| endpoint)
+    }
+
+    /// Where the listener with this number is, or was until it was removed.
+    pub(crate) fn place(&self, number: usize) -> Option<Endpoint> {
+        let place = self.shared.places.lock().get(number).copied().flatten();
+        place.map(|place| place.endpoint)
     }
 
     /// Asks the workers what they know of these clients. Waits for them as long as `patience`. Clients
@@ -236,7 +251,7 @@ impl View {
 
     /// Whether a listener was told to accept nothing.
     pub(crate) fn any_stopped(&self) -> bool {
-        !self.shared.mailboxes.stopped().is_empty()
+        self.listeners().into_iter().any(|(number, _)| !self.accepts(number))
     }
 }
 

@@ -6,12 +6,13 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::examination::Examination;
-use super::moved::{Moved, Successor};
+use super::moved::{Moved, Passed, Successor};
 use super::receipt::{Mail, Receipt};
 use crate::base::key::ConnectionId;
 use crate::base::sync::{ArrayQueue, AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use crate::base::time::Time;
 use crate::buffer::{Lease, Parcel, Pool};
+use crate::net::bind::Listening;
 
 /// Capacity of an inbox. The commands are held back by their senders if the inbox is full (messages
 /// and parcels), or sent again. An [`EndOrder`] does not go through the inbox.
@@ -49,6 +50,22 @@ pub(crate) enum Command {
     /// Go on with a connection of another process.
     #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for the daemon"))]
     GoOnWith(Box<Moved>),
+    /// Watch further listeners. They are stopped, and accept nothing before they are started.
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for the daemon"))]
+    AddListeners {
+        /// The listeners.
+        listeners: Vec<Listening<Passed>>,
+        /// Counts those that the worker watches.
+        receipt: Receipt,
+    },
+    /// Accept what waits at the listeners with these numbers, and close them.
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for the daemon"))]
+    CloseListeners {
+        /// Their numbers.
+        numbers: Vec<usize>,
+        /// Reports that all of them are closed, by counting once.
+        receipt: Receipt,
+    },
     /// Tell what the worker knows of some connections.
     #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin address"))]
     Examine {

@@ -90,6 +90,27 @@ impl Listener {
         }
     }
 
+    /// A listener that accepts nothing until it is started.
+    pub(super) fn stopped(of: &ListenerOf) -> Listener {
+        let mut listener = Listener::new(0);
+        listener.describe(of);
+        Listener { state: ListenerState::Stopped, is_stopped: true, ..listener }
+    }
+
+    /// Its number among all endpoints of the server.
+    pub(super) fn number(&self) -> usize {
+        self.tag as usize
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state == ListenerState::Closed
+    }
+
+    /// Whether it has accepted as much as it may in a turn, and clients may be left.
+    pub(super) fn has_yielded(&self) -> bool {
+        self.state == ListenerState::Yielded
+    }
+
     /// Whether an Accept has just begun.
     pub(super) fn is_settling(&self) -> bool {
         self.state == ListenerState::Accepting && !self.settled
@@ -207,7 +228,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let stopped = self.mailboxes.stopped().clone();
         for index in 0..self.listeners.len() {
             let listener = &mut self.listeners[index];
-            if stopped.contains(&(listener.tag as usize)) {
+            if stopped.contains(&listener.number()) {
                 (listener.is_stopped, listener.state) = (true, ListenerState::Stopped);
             } else {
                 self.accept(engine, index, None);
@@ -221,7 +242,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let changes = self.mailboxes.stop_changes();
         if std::mem::replace(&mut self.stop_changes, changes) != changes {
             for index in 0..self.listeners.len() {
-                let number = self.listeners[index].tag as usize;
+                let number = self.listeners[index].number();
                 let stop = self.mailboxes.stopped().contains(&number);
                 self.stop_or_start(engine, index, stop);
             }
@@ -509,7 +530,7 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     #[inline]
     pub(super) fn listeners_want_a_turn(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.state == ListenerState::Yielded)
+        self.listeners.iter().any(Listener::has_yielded)
     }
 
     /// When to try accepting again.
@@ -522,7 +543,7 @@ impl<S: Service, L: Layer> Core<S, L> {
     }
 
     pub(super) fn listeners_are_closed(&self) -> bool {
-        self.listeners.iter().all(|listener| listener.state == ListenerState::Closed)
+        self.listeners.iter().all(Listener::is_closed)
     }
 
     /// Starts a connection that the service requested.

@@ -21,9 +21,9 @@ use crate::error::CloseReason;
 use crate::service::Service;
 use crate::shared::mailbox::EndOrder;
 
-/// The most turns in which a drain still accepts. Each accepts up to 64 connections from each
+/// The most turns in which a drain, or a listener that is removed, still accepts. Each accepts up to 64 connections from each
 /// listener, so this covers any backlog. A flood of connects cannot extend it.
-const ACCEPTING_TURNS: u32 = 1100;
+pub(super) const ACCEPTING_TURNS: u32 = 1100;
 
 /// The most connections that a worker accepts while its drain finishes connections: as many as the
 /// longest backlog holds. A flood of connects cannot extend the drain to its deadline.

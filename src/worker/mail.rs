@@ -136,6 +136,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         let there = self.mailboxes.open(self.index);
         self.begin_to_end(engine);
         self.stop_or_start_listeners(engine);
+        let is_leaving = self.close_leaving(engine);
         let mut work = self.work_of_turn();
         let is_timed = self.adopt_times(engine, &mut work);
         let mut left = there;
@@ -148,7 +149,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             left -= 1;
             delivery = self.carry_out_command(engine, command, &mut work);
         }
-        if left > 0 || delivery.is_some() || !is_timed {
+        if left > 0 || delivery.is_some() || !is_timed || is_leaving {
             // The rest is for the next turn.
             self.mailboxes.notify(self.index);
         }
@@ -181,6 +182,10 @@ impl<S: Service, L: Layer> Core<S, L> {
                 work.spend(Work::SEND);
                 self.go_on_with(engine, *moved);
             }
+            Command::AddListeners { listeners, mut receipt } => {
+                receipt.queued = self.add_listeners(engine, listeners);
+            }
+            Command::CloseListeners { numbers, receipt } => self.begin_to_leave(numbers, receipt),
             Command::Examine { examination, receipt } => {
                 self.examine(engine, &examination, work);
                 drop(examination);

@@ -4,6 +4,7 @@
 //! * `drive`: from a completion to the connection's next operation, with the service in between.
 //! * `lifecycle`: connections that are established, opened, finished, closed and freed.
 //! * `accept`: the listeners, and the connects of a client service.
+//! * `listening`: listeners that are added and removed meanwhile.
 //! * `supply`: who waits for a buffer, who gives one, and who is shed.
 //! * `timers`: time-outs, and the timers that services set.
 //! * `layer`: the byte layer between a connection's socket and its service.
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 #[cfg(any(test, feature = "sim"))]
 use crate::base::endpoint::Peer;
-use crate::base::key::{ConnectionId, Key};
+use crate::base::key::{ConnectionId, Key, LISTENERS_ADDED_MAX};
 use crate::base::slot_queue::SlotQueue;
 use crate::base::time::Time;
 use crate::base::timer_wheel::Wheel;
@@ -49,6 +50,7 @@ mod handover;
 pub(crate) mod launch;
 pub(crate) mod layer;
 mod lifecycle;
+mod listening;
 mod mail;
 pub(crate) mod supply;
 #[cfg(test)]
@@ -60,6 +62,7 @@ pub(crate) use accept::ListenerOf;
 use drain::Drain;
 use handover::Handover;
 use layer::{Layer, Plain};
+use listening::Leaving;
 use mail::Delivery;
 use supply::Supply;
 use timers::Retiming;
@@ -142,6 +145,8 @@ pub(crate) struct Core<S: Service, L: Layer> {
     work: u32,
     established: u64,
     listeners: Vec<Listener>,
+    /// Listeners that are being removed.
+    leaving: Vec<Leaving>,
     /// The listener that is served first in this turn.
     first_listener: usize,
     accept_warned_at: Option<Time>,
@@ -209,6 +214,8 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         setup.mailboxes.set_waker(setup.index, engine.waker());
         setup.pool.reserve().board().set_waker(setup.index, engine.waker());
         let now = engine.now();
+        let mut listeners = Vec::with_capacity(setup.listeners + LISTENERS_ADDED_MAX);
+        listeners.extend((0..setup.listeners as u64).map(Listener::new));
         let messenger = Messenger::new(
             setup.index,
             &setup.pool,
@@ -239,7 +246,8 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
             own: None,
             work: Work::TURN,
             established: 0,
-            listeners: (0..setup.listeners as u64).map(Listener::new).collect(),
+            listeners,
+            leaving: Vec::with_capacity(LISTENERS_ADDED_MAX),
             first_listener: 0,
             accept_warned_at: None,
             refusal_warned_at: None,

@@ -19,6 +19,7 @@ mod flags;
 mod harness;
 mod inherited;
 mod limits;
+mod listeners;
 mod logging;
 mod manual;
 mod memory;

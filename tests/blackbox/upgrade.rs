@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::admin::{connect, get};
 use crate::control::{TOKEN, TokenFile, authorized};
 use crate::harness::{Client, Daemon, Fleet, GUARD, binary, eventually, have, meanwhile};
+use crate::listeners::{fresh, listen};
 use crate::systemd::passing;
 use crate::tls::Directory;
 
@@ -619,4 +620,59 @@ fn the_service_manager_follows_the_new_process() {
     manager.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
     drop(client);
     fs::remove_dir_all(folder).expect("removing the folder");
+}
+
+/// What is handed over are the listeners of the moment, not those of the start.
+#[test]
+fn an_upgrade_after_a_reload_hands_over_what_was_added_and_not_what_was_removed() {
+    let [first, second, third] = [(); 3].map(|()| fresh());
+    let [a, b, c] = [first, second, third].map(|at| at.to_string());
+    let framed = "framed://127.0.0.1:0";
+    let config = crate::config::ConfigFile::new(&listen(&[&a, &b, framed]));
+    let mut upgraded = Upgraded::start(&["--config", config.path(), "--workers", "2"]);
+    let [mut of_removed, mut of_kept] = [first, second].map(Client::connect);
+    // Of two at port 0 each keeps its service and its port, whatever their numbers are.
+    config.write(&listen(&[&c, "127.0.0.1:0", &b, framed]));
+    let line = upgraded.daemon.reload();
+    assert!(!line.contains("needs a restart"), "{line}");
+    let targets = || {
+        let (_, page) = get(&upgraded.daemon, "/api/v1/listeners");
+        let page: serde_json::Value = serde_json::from_str(&page).expect("JSON");
+        let rows = page["listeners"].as_array().expect("a list").clone();
+        let target = |row: &serde_json::Value| row["target"].as_str().expect("text").to_owned();
+        let mut targets: Vec<String> = rows.iter().map(target).collect();
+        targets.sort();
+        targets
+    };
+    let before = targets();
+    assert_eq!(before.len(), 4);
+    let mut of_added = Client::connect(third);
+    for client in [&mut of_removed, &mut of_kept, &mut of_added] {
+        client.ping(1_000);
+    }
+    let connect_and_ping = || Client::connect(third).ping(10);
+    meanwhile(connect_and_ping, || upgraded.upgrade());
+    assert_eq!(targets(), before);
+    assert!(TcpStream::connect(first).is_err());
+    let taken_over = "echopool_connections_taken_over_total";
+    let of = |worker| upgraded.metric(&format!("{taken_over}{{worker=\"{worker}\"}}"));
+    eventually("those of listeners that are there have moved", || of(0) + of(1) >= 2);
+    for client in [&mut of_removed, &mut of_kept, &mut of_added] {
+        client.ping(1_000);
+    }
+    assert!(upgraded.daemon.try_wait().is_none(), "it has the client of what was removed");
+    drop(of_removed);
+    upgraded.first_has_ended();
+    for client in [&mut of_kept, &mut of_added] {
+        client.ping(1_000);
+    }
+    // The new process can be reloaded as well, and the old listener comes back.
+    config.write(&listen(&[&a, &b]));
+    let process = upgraded.successors()[0];
+    kill_process(process, Signal::HUP).expect("reloading it");
+    eventually("it listens", || TcpStream::connect(first).is_ok());
+    eventually("it has closed it", || TcpStream::connect(third).is_err());
+    for client in [&mut of_kept, &mut of_added] {
+        client.ping(1_000);
+    }
 }

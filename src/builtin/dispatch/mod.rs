@@ -4,6 +4,9 @@
 
 use super::list::services;
 use super::{Chargen, Delay, Delimited, Discard, Echo, Framed, Hub, ServiceOptions, Timed};
+#[cfg(feature = "daemon")]
+use crate::base::key::LISTENERS_ADDED_MAX;
+use crate::base::key::LISTENERS_MAX;
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::config::{Config, Limits, MemorySum};
@@ -114,12 +117,35 @@ impl Builtin {
 #[derive(Clone, Debug)]
 pub struct OfListener {
     services: Vec<ServiceOptions>,
+    /// How many listeners may be added later for each service.
+    spares: usize,
 }
 
 impl OfListener {
     /// Creates the factory. The first service is that of the first listener, and so on.
     pub fn new(services: Vec<ServiceOptions>) -> OfListener {
-        OfListener { services }
+        OfListener { services, spares: 0 }
+    }
+
+    /// Keeps numbers free for listeners that are added while the server runs.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn with_spares(self) -> OfListener {
+        OfListener { spares: LISTENERS_ADDED_MAX, ..self }
+    }
+
+    /// The services of the listeners that can be added, in the order of their numbers, which follow
+    /// those of the others. There are some for each service that has no tables: what its connections
+    /// need is there, and there are not more of them.
+    pub(crate) fn spares(&self) -> Vec<ServiceOptions> {
+        let mut distinct: Vec<ServiceOptions> = Vec::new();
+        for service in &self.services {
+            let is_possible = service.serves_streams() && !service.has_tables();
+            if is_possible && !distinct.contains(service) {
+                distinct.push(*service);
+            }
+        }
+        let each = distinct.into_iter().flat_map(|one| std::iter::repeat_n(one, self.spares));
+        each.take(LISTENERS_MAX.saturating_sub(self.services.len())).collect()
     }
 
     /// Starts a server with these services. If all of them are echo, the server runs [`Echo`]
@@ -186,12 +212,15 @@ impl ServiceFactory for OfListener {
 
     fn plan(self, limits: &Limits) -> ServicePlan<ListenerServices> {
         let plan = |one| with_factory!(one, (options, to) => options.plan(limits).map(to));
-        let plans: Vec<_> = self.services.into_iter().map(plan).collect();
-        let bytes = plans.iter().map(ServicePlan::bytes_each).sum();
-        let references = plans.iter().map(ServicePlan::references_each).sum();
+        let (spares, own) = (self.spares(), self.services.len());
+        let plans: Vec<_> = self.services.into_iter().chain(spares).map(plan).collect();
+        let bytes = plans[..own].iter().map(ServicePlan::bytes_each).sum();
+        // The connections of a listener that is added are not those of another one.
+        let references = plans[..own].iter().map(ServicePlan::references_each).sum();
         let services = move |worker: &WorkerContext| {
             let of = |(index, plan): (_, &ServicePlan<_>)| plan.make(&worker.of_listener(index));
-            ListenerServices { services: plans.iter().enumerate().map(of).collect(), first: 0 }
+            let services = plans.iter().enumerate().map(of).collect();
+            ListenerServices { services, own, first: 0 }
         };
         ServicePlan::new(services).memory_bytes(bytes).references(references)
     }
@@ -199,7 +228,10 @@ impl ServiceFactory for OfListener {
 
 /// The services of all listeners on one worker, created by [`OfListener`].
 pub struct ListenerServices {
+    /// By the numbers of the listeners.
     services: Vec<Builtin>,
+    /// How many of them, the first ones, have turns. Those of listeners that are added later need none.
+    own: usize,
     /// Index of the service that is called first in this turn.
     first: usize,
 }
@@ -325,8 +357,8 @@ impl Service for ListenerServices {
     fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
         // The services take turns: the number of wakes per turn is limited, and the first service
         // could use all of them.
-        self.first = if self.first + 1 < self.services.len() { self.first + 1 } else { 0 };
-        let (last, first) = self.services.split_at_mut(self.first);
+        self.first = if self.first + 1 < self.own { self.first + 1 } else { 0 };
+        let (last, first) = self.services[..self.own].split_at_mut(self.first);
         let wants = |one: &mut Builtin| with!(one, service => service.turn(turn));
         first.iter_mut().chain(last).filter_map(wants).min()
     }

@@ -76,3 +76,35 @@ fn the_listeners_have_their_turn_in_rotation_where_few_clients_can_be_woken() {
         assert!(woken.iter().all(|&count| count >= turns / LISTENERS * 2), "{woken:?}");
     }
 }
+
+#[cfg(feature = "daemon")]
+#[test]
+fn listeners_can_be_added_for_each_service_whose_memory_does_not_grow_with_them() {
+    let limits = Limits::bare(100, 16 << 10, 64);
+    let all: Vec<_> =
+        ServiceOptions::all().into_iter().filter(ServiceOptions::serves_streams).collect();
+    let without = OfListener::new(all.clone());
+    let with = without.clone().with_spares();
+    let spares = with.spares();
+    assert!(without.spares().is_empty());
+    for service in &all {
+        let plan = OfListener::new(vec![*service]).plan(&limits);
+        let count = spares.iter().filter(|spare| *spare == service).count();
+        let is_possible = ["echo", "discard", "chargen", "framed", "message"];
+        let is_possible = is_possible.contains(&service.name());
+        let expected = if is_possible { LISTENERS_ADDED_MAX } else { 0 };
+        assert_eq!(count, expected, "{}", service.name());
+        assert!(!is_possible || plan.bytes_each() == 0, "{}", service.name());
+    }
+    // A service that several listeners have has not more of them.
+    let twice = [&all[..], &all].concat();
+    assert_eq!(OfListener::new(twice).with_spares().spares(), spares);
+    let (without, with) = (without.plan(&limits), with.plan(&limits));
+    assert_eq!(with.bytes_each(), without.bytes_each());
+    assert_eq!(with.references_each(), without.references_each());
+    let pool = Pool::new(Reserve::new(256, 64).unwrap(), 0);
+    let two = OfListener::new(vec![ServiceOptions::Chargen, ServiceOptions::Echo]).with_spares();
+    let mut services = two.plan(&limits).make(&WorkerContext::alone(pool.clone(), 100));
+    assert_eq!(services.services.len(), 2 + 2 * LISTENERS_ADDED_MAX);
+    request(&mut services, &pool, 1, 2 + LISTENERS_ADDED_MAX);
+}

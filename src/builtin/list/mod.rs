@@ -96,6 +96,13 @@ impl ServiceOptions {
         !matches!(self, ServiceOptions::Stamp(_))
     }
 
+    /// Whether each listener of the service may have tables of its own, for as many connections as the
+    /// server has, and turns. They are allocated at start.
+    pub(crate) fn has_tables(&self) -> bool {
+        use ServiceOptions::{Delay, Hub, Timed};
+        matches!(self, Hub(_) | Delay(_) | Timed(_))
+    }
+
     /// How framed, message and timed divide the stream into messages. `None` for services of plain bytes,
     /// and for the hub, whose frames carry a protocol of their own.
     pub fn framing(&self) -> Option<Framing> {

@@ -284,6 +284,16 @@ impl Cli {
         Ok((self.apply(config), services))
     }
 
+    /// The listeners, each with its service. A name is one of them.
+    pub(super) fn listeners(&self) -> &[(ServiceOptions, Where)] {
+        &self.listeners
+    }
+
+    /// Whether a setting is a default of the options of services and transports.
+    pub(super) fn is_of_options(name: &str) -> bool {
+        options::args().any(|arg| arg.get_long() == Some(name))
+    }
+
     /// The service of each listener, whatever its name resolves to.
     pub(crate) fn services(&self) -> Vec<ServiceOptions> {
         self.listeners.iter().map(|(service, _)| *service).collect()
@@ -335,7 +345,7 @@ impl Cli {
 
 /// Where to listen.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Where {
+pub(super) enum Where {
     /// At an address.
     Address(ListenAddress),
     /// At the sockets of this name that a service manager passes.

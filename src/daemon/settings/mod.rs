@@ -363,11 +363,14 @@ pub(crate) struct Change {
     pub(crate) name: String,
     old: String,
     new: String,
+    /// Why it cannot change while the daemon runs, if that depends on the values.
+    pub(crate) why_fixed: Option<String>,
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} -> {}", self.name, self.old, self.new)
+        write!(f, "{} {} -> {}", self.name, self.old, self.new)?;
+        self.why_fixed.iter().try_for_each(|why| write!(f, " ({why})"))
     }
 }
 
@@ -398,7 +401,8 @@ impl Settings {
             let is_same = pairs.all(|(old, new)| is_same(arg, &old.text, &new.text));
             let changed = before != after || !is_same;
             let name = old.name.clone();
-            changed.then(|| Change { name, old: old.in_a_line(), new: new.in_a_line() })
+            let (old, new) = (old.in_a_line(), new.in_a_line());
+            changed.then_some(Change { name, old, new, why_fixed: None })
         };
         self.rows.iter().zip(&new.rows).filter_map(change).collect()
     }

@@ -189,7 +189,8 @@ fn take_over(channel: &Channel, worker: usize, listeners: &[String], taker: &Tak
         return false;
     }
     let place = |record: Record| -> Option<(Facts, Permit)> {
-        let listener = listeners.iter().position(|name| *name == record.listener)?;
+        let is_its = |name: &String| !name.is_empty() && *name == record.listener;
+        let listener = listeners.iter().position(is_its)?;
         let facts = record.facts(listener as u64);
         Some((facts, taker.place(facts.peer)?))
     };

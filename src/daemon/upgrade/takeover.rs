@@ -172,7 +172,7 @@ impl Takeover {
         let (taker, operations) = (server.taker(), operations.clone());
         let follow = move || {
             let upgrader = &operations.upgrader;
-            match Lines::take_over(lines, upgrader.listeners(), &taker) {
+            match Lines::take_over(lines, &upgrader.listeners(), &taker) {
                 Ok(lines) => upgrader.keep_lines(lines),
                 Err(error) => log::warn!("the connections stay with the old process: {error}"),
             }

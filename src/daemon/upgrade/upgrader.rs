@@ -41,7 +41,7 @@ pub(in crate::daemon) struct Upgrader {
     args: Vec<OsString>,
     ending: Arc<Ending>,
     /// The names of the listeners, by their numbers: the services with their options and addresses.
-    listeners: Vec<String>,
+    listeners: Mutex<Vec<String>>,
     /// The lines of the process that this one has replaced.
     lines: Mutex<Option<Lines>>,
     /// Locked during an upgrade, and from the end of the daemon on.
@@ -64,7 +64,7 @@ impl Upgrader {
             program: program(name),
             args: args.to_vec(),
             ending: ending.clone(),
-            listeners,
+            listeners: Mutex::new(listeners),
             lines: Mutex::default(),
             upgrades: Mutex::new(upgrades),
             changes: Changes::default(),
@@ -148,8 +148,14 @@ impl Upgrader {
         *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Some(lines);
     }
 
-    pub(super) fn listeners(&self) -> &[String] {
-        &self.listeners
+    /// The names of the listeners, by their numbers.
+    pub(super) fn listeners(&self) -> Vec<String> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the names of the listeners after a reload. Empty where there is none.
+    pub(in crate::daemon) fn set_listeners(&self, names: Vec<String>) {
+        *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
     fn show(&self, upgrades: Upgrades) {
@@ -229,7 +235,7 @@ impl Upgrader {
         }
         // What an earlier process has not moved yet stays there.
         drop(self.lines.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let lines = connections::lines(server.limits().workers, &self.listeners);
+        let lines = connections::lines(server.limits().workers, &self.listeners());
         let successors = lines.and_then(|(successors, others)| {
             let others: Vec<BorrowedFd<'_>> = others.iter().map(Channel::as_fd).collect();
             own.send(&Moves, &others)?;

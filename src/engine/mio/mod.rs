@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::sys::{Listening, Readiness, Sys};
 use super::{Completion, ConnectTo, Engine, Op, Outcome, Sink, Submitted};
 use crate::base::endpoint::{Endpoint, Peer};
-use crate::base::key::{Key, OpKind};
+use crate::base::key::{Key, LISTENERS_ADDED_MAX, OpKind};
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::error::Errno;
@@ -88,6 +88,12 @@ struct Listener<Socket> {
     held: Option<(Socket, Peer, Permit)>,
 }
 
+impl<Socket> Listener<Socket> {
+    fn new(socket: Listening<Socket>) -> Listener<Socket> {
+        Listener { socket: Some(socket), readable: false, accepting: false, held: None }
+    }
+}
+
 impl<Socket> Slot<Socket> {
     fn empty() -> Slot<Socket> {
         Slot {
@@ -124,19 +130,15 @@ impl<S: Sys> MioEngine<S> {
         for (index, listening) in listeners.iter().enumerate() {
             sys.register(&listening.socket, Key::listener(index).to_bits())?;
         }
-        let listener = |socket| Listener {
-            socket: Some(socket),
-            readable: false,
-            accepting: false,
-            held: None,
-        };
+        let mut watched = Vec::with_capacity(listeners.len() + LISTENERS_ADDED_MAX);
+        watched.extend(listeners.into_iter().map(Listener::new));
         Ok(MioEngine {
             sys,
             pool,
             permits,
             // Filled as slots are used, within this capacity.
             sockets: Vec::with_capacity(slots),
-            listeners: listeners.into_iter().map(listener).collect(),
+            listeners: watched,
             ready: Vec::with_capacity(1024),
             cancelled: VecDeque::with_capacity(slots * CANCELS_PER_SLOT),
             delayed: VecDeque::new(),
@@ -648,6 +650,19 @@ impl<S: Sys> Engine for MioEngine<S> {
 
     fn of_descriptor(&self, passed: Passed) -> Option<S::Socket> {
         self.sys.of_descriptor(passed)
+    }
+
+    fn listen(&mut self, index: usize, listening: Listening<Passed>) -> Result<(), Errno> {
+        let Listening { file, socket, transport, kept, number } = listening;
+        let socket = self.sys.of_descriptor(socket).ok_or(Errno::BADF)?;
+        let listening = Listening { file, socket, transport, kept, number };
+        self.sys.register(&listening.socket, Key::listener(index).to_bits())?;
+        let listener = Listener::new(listening);
+        match self.listeners.get_mut(index) {
+            None => self.listeners.push(listener),
+            Some(closed) => *closed = listener,
+        }
+        Ok(())
     }
 
     fn refuse(&mut self, socket: S::Socket) {

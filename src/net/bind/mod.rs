@@ -89,6 +89,13 @@ impl KeptOpen {
 }
 
 impl<Socket> Listening<Socket> {
+    /// The same with another form of the socket.
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for the daemon"))]
+    pub(crate) fn map<Other>(self, of: impl FnOnce(Socket) -> Other) -> Listening<Other> {
+        let Listening { file, socket, transport, kept, number } = self;
+        Listening { file, socket: of(socket), transport, kept, number }
+    }
+
     /// A TCP socket.
     #[cfg_attr(not(any(test, feature = "internals")), allow(dead_code, reason = "for tests"))]
     pub(crate) fn tcp(socket: Socket) -> Listening<Socket> {
@@ -148,6 +155,12 @@ impl Bound {
     /// Its number among all endpoints of the server.
     pub(crate) fn number(&self) -> usize {
         self.number as usize
+    }
+
+    /// Sets its number among all endpoints of the server.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn set_number(&mut self, number: usize) {
+        self.number = u32::try_from(number).expect("few listeners");
     }
 
     /// Other descriptors of its sockets, for a process that takes the endpoint over. `None` if

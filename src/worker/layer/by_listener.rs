@@ -117,9 +117,12 @@ impl ByListener {
         Ok(layered.then(|| ByListener::of_listeners(kinds)))
     }
 
-    /// The listeners' numbers are the tags of their connections.
-    fn of_listeners(kinds: Vec<Kind>) -> ByListener {
-        ByListener { kinds, kind_of: Arc::new(|tag| tag as usize) }
+    /// The listeners' numbers are the tags of their connections. Listeners that are added later, behind
+    /// these, have no layer.
+    fn of_listeners(mut kinds: Vec<Kind>) -> ByListener {
+        let added = kinds.len();
+        kinds.push(Kind::Plain(Plain));
+        ByListener { kinds, kind_of: Arc::new(move |tag| added.min(tag as usize)) }
     }
 
     /// The layers of clients. `uses_tls` tells whether a connection with this tag does, and `begin`

@@ -1,0 +1,324 @@
+//! The listeners of the daemon by their numbers, and how a reload adds and removes some.
+//!
+//! A number belongs to a service, which is fixed at start: those of the listeners of the start, and for
+//! each service some more (see [`OfListener::spares`]). A number is free again when its listener is
+//! closed and its clients have left, and for the same listener at once.
+
+use super::cli::{Cli, Where};
+use super::failure::Failure;
+use super::settings::Settings;
+use crate::base::endpoint::Endpoint;
+use crate::builtin::OfListener;
+use crate::builtin::url::{ServiceOptions, Spec};
+use crate::config::{Config, LISTENERS_ADDED_MAX};
+use crate::error::StartError;
+use crate::net::bind::{self, ListenOn};
+use crate::net::proxy::ProxyOptions;
+use crate::net::transport::TransportOptions;
+use crate::server::{Prepared, ServerHandle};
+
+/// The listeners.
+pub(super) struct Listeners {
+    /// The values of the setting `listen`, in their order.
+    values: Vec<Value>,
+    /// By their numbers.
+    slots: Vec<Slot>,
+    /// How many there were at start.
+    at_start: usize,
+}
+
+/// A value of the setting `listen`.
+#[derive(Clone)]
+struct Value {
+    service: ServiceOptions,
+    at: Where,
+    /// The numbers of its listeners: several for a name.
+    numbers: Vec<usize>,
+}
+
+/// A number.
+struct Slot {
+    service: ServiceOptions,
+    /// The listener, also after its end.
+    listener: Option<Listener>,
+    is_open: bool,
+}
+
+struct Listener {
+    /// As it is configured, for example with port 0.
+    on: ListenOn,
+    target: Spec,
+}
+
+/// What a reload changes.
+pub(super) struct Plan {
+    /// The new values. Those that are added have no numbers yet.
+    values: Vec<Value>,
+    removed: Vec<usize>,
+    added: Vec<Added>,
+}
+
+/// A listener that is added.
+struct Added {
+    /// Which of the new values it is one of.
+    value: usize,
+    number: usize,
+    on: ListenOn,
+}
+
+/// Why the listeners are not changed.
+pub(super) enum NotPlanned {
+    /// The running daemon cannot do it.
+    NeedsUpgrade(String),
+    /// The settings are wrong.
+    Wrong(String),
+}
+
+impl Listeners {
+    /// The listeners that the server was started with. `config` has those of `cli`, with their names,
+    /// and `targets` says where they are.
+    pub(super) fn new(cli: &Cli, config: &Config, services: &OfListener, targets: &[Spec]) -> Self {
+        let mut numbers = 0..;
+        let value = |((service, at), count): (&(ServiceOptions, Where), &usize)| Value {
+            service: *service,
+            at: at.clone(),
+            numbers: numbers.by_ref().take(*count).collect(),
+        };
+        let values = cli.listeners().iter().zip(&config.names).map(value).collect();
+        let own = targets.iter().zip(&config.listen).map(|(target, on)| Slot {
+            service: target.service,
+            listener: Some(Listener { on: on.clone(), target: target.clone() }),
+            is_open: true,
+        });
+        let spare = |service| Slot { service, listener: None, is_open: false };
+        let slots = own.chain(services.spares().into_iter().map(spare)).collect();
+        Listeners { values, slots, at_start: targets.len() }
+    }
+
+    /// The services and addresses by number, also of listeners that were removed.
+    pub(super) fn targets(&self) -> Vec<Option<Spec>> {
+        let target = |slot: &Slot| Some(slot.listener.as_ref()?.target.clone());
+        self.slots.iter().map(target).collect()
+    }
+
+    /// The same as texts. Empty where there was no listener.
+    pub(super) fn names(&self) -> Vec<String> {
+        let name = |target: Option<Spec>| target.map_or_else(String::new, |one| one.to_string());
+        self.targets().into_iter().map(name).collect()
+    }
+
+    fn target(&self, number: usize) -> String {
+        let listener = self.slots.get(number).and_then(|slot| slot.listener.as_ref());
+        listener.map_or_else(String::new, |listener| listener.target.to_string())
+    }
+
+    /// Compares the listeners with those of `cli`, and looks up the names of those that are new.
+    ///
+    /// # Errors
+    /// Why the listeners stay as they are.
+    pub(super) fn plan(&self, cli: &Cli, server: &ServerHandle) -> Result<Plan, NotPlanned> {
+        let mut old = self.values.clone();
+        let mut plan = Plan { values: Vec::new(), removed: Vec::new(), added: Vec::new() };
+        let mut new = Vec::new();
+        for (service, at) in cli.listeners() {
+            let is_same = |value: &Value| value.service == *service && value.at == *at;
+            let kept = old.iter().position(is_same).map(|place| old.remove(place));
+            let value = Value { service: *service, at: at.clone(), numbers: Vec::new() };
+            let value = kept.unwrap_or_else(|| {
+                new.push(plan.values.len());
+                value
+            });
+            plan.values.push(value);
+        }
+        for value in old {
+            self.check_removal(&value)?;
+            plan.removed.extend(value.numbers);
+        }
+        for nth in new {
+            for on in resolved(&plan.values[nth])? {
+                let number = self.free_number(&plan, plan.values[nth].service, &on, server)?;
+                plan.added.push(Added { value: nth, number, on });
+            }
+        }
+        self.check_together(&plan, &cli.settings)?;
+        Ok(plan)
+    }
+
+    fn check_removal(&self, value: &Value) -> Result<(), NotPlanned> {
+        let targets = || value.numbers.iter().map(|number| self.target(*number));
+        let targets = || targets().collect::<Vec<_>>().join(" ");
+        let on = |number: &usize| self.slots.get(*number)?.listener.as_ref();
+        let mut listeners = value.numbers.iter().filter_map(on);
+        match &value.at {
+            Where::Passed(name, ..) => Err(NotPlanned::NeedsUpgrade(format!(
+                "fd:{name} is a socket of the service manager, which keeps it open"
+            ))),
+            Where::Address(_) if listeners.any(|one| one.on.endpoint.is_datagram()) => {
+                let text = format!("{} has datagrams", targets());
+                Err(NotPlanned::NeedsUpgrade(text))
+            }
+            Where::Address(_) => Ok(()),
+        }
+    }
+
+    /// A number for a listener.
+    fn free_number(
+        &self,
+        plan: &Plan,
+        service: ServiceOptions,
+        on: &ListenOn,
+        server: &ServerHandle,
+    ) -> Result<usize, NotPlanned> {
+        let is_free = |number: usize, slot: &Slot| {
+            let is_taken = slot.is_open || plan.added.iter().any(|one| one.number == number);
+            slot.service == service && !is_taken && server.is_free(number)
+        };
+        let is_left = |number| server.clients_of(number) == 0;
+        let has_port = on.endpoint.socket_addr().is_none_or(|address| address.port() != 0);
+        let slots = || self.slots.iter().enumerate();
+        // The listener that it had, with the byte layer and the clients of that.
+        let had_it = |slot: &Slot| slot.listener.as_ref().is_some_and(|had| had.on == *on);
+        let same = slots().find(|(number, slot)| {
+            had_it(slot) && is_free(*number, slot) && (has_port || is_left(*number))
+        });
+        if let Some((number, _)) = same {
+            return Ok(number);
+        }
+        let address = Spec {
+            service,
+            transport: on.transport.clone(),
+            proxy: on.proxy.clone(),
+            address: on.endpoint.address(),
+        };
+        let upgrade = |why: &str| Err(NotPlanned::NeedsUpgrade(format!("{address} {why}")));
+        if on.endpoint.is_datagram() {
+            return upgrade("has datagrams");
+        }
+        let is_plain = matches!(on.transport, TransportOptions::Tcp | TransportOptions::Unix(_));
+        if !is_plain {
+            return upgrade("has TLS");
+        }
+        if on.proxy != ProxyOptions::default() {
+            return upgrade("has PROXY headers");
+        }
+        let mut spares = slots().skip(self.at_start).filter(|(_, slot)| slot.service == service);
+        if service.has_tables() {
+            return upgrade("has memory of its own, which is allocated at start");
+        }
+        if spares.clone().next().is_none() {
+            return upgrade("has a service or options that no listener had at start");
+        }
+        let free = spares.find(|(number, slot)| is_free(*number, slot) && is_left(*number));
+        match free {
+            Some((number, _)) => Ok(number),
+            None => upgrade("is one more than there is room for"),
+        }
+    }
+
+    /// Checks that the addresses can be listened on together, and that there are not too many.
+    fn check_together(&self, plan: &Plan, settings: &Settings) -> Result<(), NotPlanned> {
+        let open = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_open);
+        let open = open.filter_map(|(number, slot)| Some((number, &slot.listener.as_ref()?.on)));
+        let (left, kept): (Vec<_>, Vec<_>) =
+            open.partition(|(number, _)| plan.removed.contains(number));
+        let mut all: Vec<ListenOn> = kept.into_iter().map(|(_, on)| on.clone()).collect();
+        all.extend(plan.added.iter().map(|added| added.on.clone()));
+        bind::check(&all)
+            .map_err(|error| NotPlanned::Wrong(Failure::of_start(&error, settings).text))?;
+        if all.len() > self.at_start + LISTENERS_ADDED_MAX {
+            let text = format!(
+                "there are {} listeners, and a daemon that was started with {} has room for \
+                 {LISTENERS_ADDED_MAX} more",
+                all.len(),
+                self.at_start
+            );
+            return Err(NotPlanned::NeedsUpgrade(text));
+        }
+        // New ones are bound before any is closed.
+        all.extend(left.into_iter().map(|(_, on)| on.clone()));
+        bind::check(&all).map_err(|error| {
+            let clash = match error {
+                StartError::ListenedTwice(endpoint) | StartError::Covered { endpoint, .. } => {
+                    endpoint.to_string()
+                }
+                other => other.to_string(),
+            };
+            let text = format!("{clash} is in use by a listener that the same reload removes");
+            NotPlanned::NeedsUpgrade(text)
+        })
+    }
+
+    /// Binds the listeners that are added. Nothing else is changed.
+    ///
+    /// # Errors
+    /// One of them cannot be bound. The text says which, and why.
+    pub(super) fn prepare<'a>(
+        plan: &Plan,
+        server: &'a ServerHandle,
+        settings: &Settings,
+    ) -> Result<Prepared<'a>, String> {
+        let of_value = |nth| plan.added.iter().filter(|added| added.value == nth).count();
+        let names: Vec<usize> = (0..plan.values.len()).map(of_value).collect();
+        let on: Vec<ListenOn> = plan.added.iter().map(|added| added.on.clone()).collect();
+        let numbers: Vec<usize> = plan.added.iter().map(|added| added.number).collect();
+        server.prepare(&on, &names, &numbers).map_err(|error| {
+            let remedy = match &error {
+                StartError::Listen { endpoint: Endpoint::Tcp(_), error, .. }
+                    if error.kind() == std::io::ErrorKind::PermissionDenied =>
+                {
+                    ", give the program or its unit the capability and upgrade (echopool ctl \
+                     upgrade), or let systemd pass the socket and restart (fd:NAME)"
+                }
+                _ => "",
+            };
+            format!("{}{remedy}", Failure::of_start(&error, settings).text)
+        })
+    }
+
+    /// Carries out a plan. `why` begins the lines of the log.
+    pub(super) fn carry_out(
+        &mut self,
+        plan: Plan,
+        prepared: Prepared<'_>,
+        server: &ServerHandle,
+        why: &str,
+    ) {
+        let Plan { mut values, removed, added } = plan;
+        for (Added { value, number, on }, (_, endpoint)) in added.into_iter().zip(prepared.begin())
+        {
+            let slot = &mut self.slots[number];
+            let target = Spec {
+                service: slot.service,
+                transport: on.transport.clone(),
+                proxy: on.proxy.clone(),
+                address: endpoint.address(),
+            };
+            log::info!("{why}: listening on {target}");
+            (slot.listener, slot.is_open) = (Some(Listener { on, target }), true);
+            values[value].numbers.push(number);
+        }
+        for number in removed {
+            self.slots[number].is_open = false;
+            let is_closed = server.remove(number);
+            let (target, clients) = (self.target(number), server.clients_of(number));
+            log::info!("{why}: not listening on {target} any more; its clients go on: {clients}");
+            if !is_closed {
+                log::warn!("{why}: a worker has not closed {target} yet");
+            }
+        }
+        self.values = values;
+        let order: Vec<usize> =
+            self.values.iter().flat_map(|value| value.numbers.iter().copied()).collect();
+        server.order_offers(&order);
+    }
+}
+
+/// The endpoints of a value.
+fn resolved(value: &Value) -> Result<Vec<ListenOn>, NotPlanned> {
+    match &value.at {
+        Where::Address(at) => at.resolve().map_err(|error| NotPlanned::Wrong(error.to_string())),
+        Where::Passed(name, ..) => Err(NotPlanned::NeedsUpgrade(format!(
+            "fd:{name} is a socket of the service manager, which are taken at start"
+        ))),
+    }
+}
