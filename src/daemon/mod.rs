@@ -200,6 +200,7 @@ fn serve(
     reloader.start_rates()?;
     let ends_with_stdin = reloader.until_stdin_closes();
     let operations = Arc::new(Operations::new(ending.clone(), reloader, upgrader));
+    let no_changes = takeover.as_ref().map(|_| operations.upgrader.refuse_changes());
     start_threads(operations.clone(), ends_with_stdin, signals, &ending)?;
     if let Some(admin) = &ending.admin {
         admin.set_operations(Some(operations.clone()));
@@ -208,6 +209,7 @@ fn serve(
     if let Some(takeover) = takeover.take() {
         takeover.finish(&ending, &operations).map_err(Failure::new)?;
     }
+    drop(no_changes);
     // A process that reads a ready line finds the limits and the memory sum in the log.
     log.writer.flush(LOG_FLUSH);
     say_ready(&targets, &admin_at, &mut io::stdout().lock());

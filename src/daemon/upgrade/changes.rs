@@ -21,7 +21,7 @@ struct State {
 pub(super) struct Change<'a>(&'a Changes);
 
 /// No change is under way, and none begins, until this is dropped.
-pub(super) struct Closed<'a>(&'a Changes);
+pub(in crate::daemon) struct Closed<'a>(&'a Changes);
 
 impl Changes {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -38,8 +38,8 @@ impl Changes {
         })
     }
 
-    /// Lets no change begin any more, and waits for those that are under way. After each `look` it asks
-    /// whether to wait on. Only one caller at a time may do this.
+    /// Lets no change begin any more, and waits for those that are under way, and before that for
+    /// others who do this. After each `look` it asks whether to wait on.
     ///
     /// # Errors
     /// What `waits_on` returns.
@@ -48,16 +48,28 @@ impl Changes {
         look: Duration,
         mut waits_on: impl FnMut() -> Result<(), E>,
     ) -> Result<Closed<'_>, E> {
-        let mut state = self.lock();
+        let mut state = self.wait_while(look, |state| state.is_closed, &mut waits_on)?;
         state.is_closed = true;
         drop(state);
         let closed = Closed(self);
+        drop(self.wait_while(look, |state| state.under_way > 0, &mut waits_on)?);
+        Ok(closed)
+    }
+
+    fn wait_while<E>(
+        &self,
+        look: Duration,
+        condition: impl Fn(&State) -> bool,
+        waits_on: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<MutexGuard<'_, State>, E> {
         loop {
-            let under_way = |state: &mut State| state.under_way > 0;
-            let waited = self.one_has_ended.wait_timeout_while(self.lock(), look, under_way);
-            if !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
-                return Ok(closed);
+            let holds = |state: &mut State| condition(state);
+            let waited = self.one_has_ended.wait_timeout_while(self.lock(), look, holds);
+            let (state, result) = waited.unwrap_or_else(PoisonError::into_inner);
+            if !result.timed_out() {
+                return Ok(state);
             }
+            drop(state);
             waits_on()?;
         }
     }
@@ -73,6 +85,7 @@ impl Drop for Change<'_> {
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
         self.0.lock().is_closed = false;
+        self.0.one_has_ended.notify_all();
     }
 }
 
@@ -129,5 +142,20 @@ mod tests {
             assert!(!upgrade.is_finished(), "the last one is still under way");
             drop(last);
         });
+    }
+
+    #[test]
+    fn an_upgrade_waits_for_another_who_lets_no_change_begin() {
+        let changes = Changes::default();
+        let closed = changes.close(LOOK, || Ok::<(), ()>(())).unwrap();
+        let mut looks = 0;
+        let gives_up = changes.close(LOOK, || {
+            looks += 1;
+            if looks == 3 { Err(()) } else { Ok(()) }
+        });
+        assert!(gives_up.is_err() && looks == 3);
+        assert!(changes.begin().is_none(), "the other one still lets none begin");
+        drop(closed);
+        assert!(changes.begin().is_some());
     }
 }

@@ -1,5 +1,6 @@
 //! The running process's part of an upgrade.
 
+use std::convert::Infallible;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -141,6 +142,14 @@ impl Upgrader {
             return Err(REPLACED.to_owned());
         }
         Ok(change())
+    }
+
+    /// Lets nothing be changed, as during an upgrade: this process has not taken over yet.
+    pub(in crate::daemon) fn refuse_changes(&self) -> Closed<'_> {
+        match self.changes.close(LOOK, || Ok::<(), Infallible>(())) {
+            Ok(closed) => closed,
+            Err(never) => match never {},
+        }
     }
 
     /// Keeps the lines of the process that this one has replaced, until this one is replaced.
