@@ -570,7 +570,9 @@ fn begun_anew(server: &EchoServer, json: &Value) -> u64 {
 #[test]
 fn a_network_of_source_addresses_is_used_in_order() {
     let server = EchoServer::start(Fault::None);
-    loadgen(&format!("{} -c 6 -n 12 --source-ip 127.0.3.0/29", server.address)).expect(0);
+    let all = format!("{} -c 6 -n 12 --source-ip 127.0.3.0/29", server.address);
+    let ended = loadgen(&all).expect(0);
+    assert!(!ended.stderr.contains("source addresses are used"), "all are: {}", ended.stderr);
     let from: HashSet<_> = server.peers().into_iter().map(|peer| peer.to_string()).collect();
     let expected = (1..=6).map(|last| format!("127.0.3.{last}")).collect();
     assert_eq!(from, expected);
