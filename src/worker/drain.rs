@@ -21,8 +21,8 @@ use crate::error::CloseReason;
 use crate::service::Service;
 use crate::shared::mailbox::EndOrder;
 
-/// The most turns in which a drain, or a listener that is removed, still accepts. Each accepts up to 64 connections from each
-/// listener, so this covers any backlog. A flood of connects cannot extend it.
+/// The most turns in which a drain, or a listener that is removed, still accepts. Each accepts up to
+/// 64 connections from each listener, so this covers any backlog. A flood of connects cannot extend it.
 pub(super) const ACCEPTING_TURNS: u32 = 1100;
 
 /// The most connections that a worker accepts while its drain finishes connections: as many as the
