@@ -4,6 +4,8 @@
 //! each service some more (see [`OfListener::spares`]). A number is free again when its listener is
 //! closed and its clients have left, and for the same listener at once.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use super::cli::{Cli, Where};
 use super::failure::Failure;
 use super::settings::Settings;
@@ -234,8 +236,13 @@ impl Listeners {
             );
             return Err(NotPlanned::NeedsUpgrade(text));
         }
+        let left: Vec<ListenOn> = left.into_iter().map(|(_, on)| on.clone()).collect();
+        let (kept, added) = all.split_at(all.len() - plan.added.len());
+        if let Some(text) = split_wildcards([kept, added, &left]) {
+            return Err(NotPlanned::NeedsUpgrade(text));
+        }
         // New ones are bound before any is closed.
-        all.extend(left.into_iter().map(|(_, on)| on.clone()));
+        all.extend(left);
         bind::check(&all).map_err(|error| {
             let clash = match error {
                 StartError::ListenedTwice(endpoint) | StartError::Covered { endpoint, .. } => {
@@ -311,6 +318,21 @@ impl Listeners {
             self.values.iter().flat_map(|value| value.numbers.iter().copied()).collect();
         server.order_offers(&order);
     }
+}
+
+/// Whether one of `[::]` and `0.0.0.0` at the same port is there longer than the other, or later.
+/// `[::]` takes the clients of IPv4 if it is bound alone, and cannot do so afterwards. Returns a text
+/// that says so. `groups` are those that stay, that are added and that are removed.
+fn split_wildcards(groups: [&[ListenOn]; 3]) -> Option<String> {
+    let tcp = |on: &ListenOn| on.endpoint.socket_addr().filter(|_| !on.endpoint.is_datagram());
+    let groups = groups.map(|group| group.iter().filter_map(tcp).collect::<Vec<_>>());
+    let wide = |at: &&SocketAddr| at.ip() == Ipv6Addr::UNSPECIFIED && at.port() != 0;
+    let group_of = |at: &SocketAddr| groups.iter().position(|group| group.contains(at));
+    groups.iter().flatten().filter(wide).find_map(|wide| {
+        let narrow = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wide.port());
+        let together = group_of(&narrow).is_none_or(|group| Some(group) == group_of(wide));
+        (!together).then(|| format!("{wide} has the clients of IPv4 only without {narrow}"))
+    })
 }
 
 /// The endpoints of a value.

@@ -64,10 +64,19 @@ impl Places {
         Places(Mutex::new(endpoints.iter().map(place).collect()))
     }
 
-    #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin address"))]
+    #[cfg_attr(
+        not(any(feature = "admin", feature = "tls")),
+        allow(dead_code, reason = "for the admin address and TLS")
+    )]
     pub(super) fn lock(&self) -> MutexGuard<'_, Vec<Option<Place>>> {
         // Each change is a single assignment.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn is_open(&self, number: usize) -> bool {
+        let place = self.lock().get(number).copied().flatten();
+        place.is_some_and(|place| place.state == State::Open)
     }
 
     #[cfg(feature = "daemon")]

@@ -661,12 +661,13 @@ impl ServerHandle {
 
     /// Reads the certificates and keys of the listeners with TLS again. Connections that are
     /// accepted from now on use them; the others stay as they are. Returns the result for each of
-    /// these listeners. One whose files cannot be used keeps what it has.
+    /// these listeners that has not been removed. One whose files cannot be used keeps what it has.
     #[cfg(feature = "tls")]
     pub fn reload_certificates(&self) -> Vec<(Endpoint, Result<(), TlsError>)> {
+        let is_open = |(at, _): &&(usize, Arc<Acceptor>)| self.shared.places.is_open(*at);
         let reload =
             |(at, acceptor): &(usize, Arc<Acceptor>)| (self.endpoints[*at], acceptor.reload());
-        self.acceptors.iter().map(reload).collect()
+        self.acceptors.iter().filter(is_open).map(reload).collect()
     }
 
     /// The current counters. Can also be called after the end.

@@ -236,6 +236,37 @@ fn what_needs_an_upgrade_is_named_and_the_rest_is_applied() {
     daemon.finish();
 }
 
+/// `[::]` has the clients of IPv4 as well, unless `0.0.0.0` is beside it when it is bound.
+#[test]
+fn a_wildcard_of_one_family_is_neither_added_to_nor_taken_from_that_of_the_other() {
+    // One that is free at every address.
+    let port = TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+    let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
+    let why = format!("([::]:{port} has the clients of IPv4 only without 0.0.0.0:{port}: ");
+    for (start, then) in [
+        (vec![&v4[..], &v6], vec![&v6[..]]),
+        (vec![&v4[..], &v6], vec![&v4[..]]),
+        (vec![&v4[..]], vec![&v4[..], &v6]),
+        (vec![&v6[..]], vec![&v4[..], &v6]),
+        (vec![&v6[..]], vec![&v4[..]]),
+    ] {
+        let (file, daemon) = start_with(&start);
+        let before = targets(&daemon);
+        file.write(&format!("linger = '3m'\n{}", listen(&then)));
+        let line = daemon.reload();
+        assert!(line.contains("-> 3m; needs a restart: listen ") && line.contains(&why), "{line}");
+        assert_eq!(targets(&daemon), before);
+    }
+    // Both together come and go.
+    let first = fresh().to_string();
+    let (file, daemon) = start_with(&[&first]);
+    for (urls, count) in [(vec![&first[..], &v4, &v6], 3), (vec![&first[..]], 1)] {
+        file.write(&listen(&urls));
+        assert!(!daemon.reload().contains("needs a restart"));
+        assert_eq!(targets(&daemon).len(), count);
+    }
+}
+
 #[test]
 fn a_listener_that_comes_back_has_its_number_and_its_clients_and_accepts() {
     let [first, second] = [(); 2].map(|()| fresh());
