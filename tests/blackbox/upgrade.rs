@@ -360,10 +360,10 @@ fn sigusr2_upgrades_and_a_drain_of_the_old_process_ends_its_connections() {
     new.ping(10);
     // Only once.
     upgraded.daemon.signal(Signal::USR2);
-    let line = "SIGUSR2: not upgraded: another process has taken over already";
+    let line = "SIGUSR2: not upgraded: another process has taken over";
     eventually("a line", || upgraded.daemon.log().contains(line));
     upgraded.daemon.signal(Signal::HUP);
-    let line = "SIGHUP: ignored, another process has taken over";
+    let line = "SIGHUP: nothing is changed: another process has taken over";
     eventually("a line", || upgraded.daemon.log().contains(line));
     assert!(upgraded.daemon.try_wait().is_none(), "it has a connection");
     upgraded.daemon.signal(Signal::TERM);
