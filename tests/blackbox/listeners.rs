@@ -268,6 +268,22 @@ fn a_wildcard_of_one_family_is_neither_added_to_nor_taken_from_that_of_the_other
 }
 
 #[test]
+fn the_certificate_of_a_listener_that_was_removed_is_not_read_any_more() {
+    let certificates = crate::tls::Directory::new();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| certificates.file(name));
+    let (a, tls) = (fresh().to_string(), format!("tls://{}?cert={cert}&key={key}", fresh()));
+    let (file, daemon) = start_with(&[&a, &tls]);
+    std::fs::remove_file(&cert).expect("removing a file");
+    // As long as it listens, its certificate is missed.
+    file.write(&format!("linger = '3m'\n{}", listen(&[&a, &tls])));
+    daemon.reload();
+    assert_eq!(daemon.lines_with("stay as they were").len(), 1);
+    file.write(&format!("linger = '3m'\n{}", listen(&[&a])));
+    assert!(daemon.reload().starts_with("reloaded, "));
+    assert_eq!(daemon.lines_with("stay as they were").len(), 1, "it is gone");
+}
+
+#[test]
 fn a_listener_that_comes_back_has_its_number_and_its_clients_and_accepts() {
     let [first, second] = [(); 2].map(|()| fresh());
     let (a, hub) = (first.to_string(), format!("hub://{second}"));

@@ -303,6 +303,25 @@ mod tests {
         while !seen() {
             assert!(begun.elapsed() < Duration::from_secs(60), "its work is not seen");
         }
+        // One more thread that works than there are processors: somebody waits for one.
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let one_waits = || ThreadUse::times_of_clients().iter().any(|used| !used.waiting.is_zero());
+        let mut waits = false;
+        std::thread::scope(|scope| {
+            for nth in 0..=std::thread::available_parallelism().map_or(1, usize::from) {
+                let works = || while !stop.load(std::sync::atomic::Ordering::Relaxed) {};
+                let thread = named(format!("{CLIENT_THREADS}w{nth}"));
+                thread.spawn_scoped(scope, works).expect("a thread");
+            }
+            while !waits && begun.elapsed() < Duration::from_secs(60) {
+                waits = one_waits();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(waits, "nobody waits for a processor");
+        // The time is that of the monotonic clock, which began before.
+        let uses = ThreadUse::times_of_clients();
+        assert!(uses.iter().all(|used| used.span > used.running), "{uses:?}");
         drop(send);
         let _ = client.expect("a thread").join();
     }

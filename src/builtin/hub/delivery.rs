@@ -41,6 +41,7 @@ impl Local {
             self.outbox.stage(worker, Kind::Broadcast, 0, frame());
         }
         let range = self.log.append(frame());
+        self.has_taken(self.outbox.taken_at);
         self.reserved = Reserved { copies, newcomers: true };
         let cost = self.deliver_to_all(range);
         self.reserved = Reserved::default();
@@ -99,6 +100,7 @@ impl Local {
             }
             Room::Enough => {
                 let range = self.log.append(frame);
+                self.has_taken(self.outbox.taken_at);
                 self.deliver_singly(place, range);
             }
         }

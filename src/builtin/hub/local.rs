@@ -375,8 +375,8 @@ impl Local {
     /// Carries out requests until none is left, one has to wait, or they have used up their share
     /// of this round.
     fn requests(&mut self, connection: &mut Connection<'_>) -> Progress {
-        let (mut share, now) = (self.share.min(self.budget), connection.now());
-        self.outbox.taken_at = now;
+        let mut share = self.share.min(self.budget);
+        self.outbox.taken_at = connection.now();
         loop {
             let mut first = [0; SEND_HEAD_BYTES];
             let count = connection.input.peek(&mut first);
@@ -395,9 +395,6 @@ impl Local {
             }
             match self.carry_out(connection.id(), connection.input, &head) {
                 Ok(messages) => {
-                    if head.request != Request::List {
-                        self.has_taken(now);
-                    }
                     let cost = COST_OF_REQUEST + messages;
                     share = share.saturating_sub(cost);
                     self.budget = self.budget.saturating_sub(cost);

@@ -77,6 +77,30 @@ fn the_time_at_the_worker_of_the_sender_counts_for_each_parcel() {
 }
 
 #[test]
+fn a_message_to_one_client_counts_where_that_client_is() {
+    let mut still = hub(2);
+    let (receiver, sender) = (still.open(0), still.open(1));
+    let beside = still.open(1);
+    rest(&mut still, 2);
+    let taken_at = still.now();
+    still.says_all(sender, &request(Request::Send { to: receiver }, b"to one"));
+    still.turn();
+    assert_eq!(still.delivered(1), None, "nobody here gets it");
+    still.turn();
+    assert_eq!(still.delivered(0), Some(taken_at));
+    rest(&mut still, 2);
+    let taken_at = still.now();
+    still.says_all(sender, &request(Request::Send { to: beside }, b"to one"));
+    still.turn();
+    assert_eq!((still.delivered(0), still.delivered(1)), (None, Some(taken_at)));
+    still.close(receiver, CloseReason::PeerClosed);
+    rest(&mut still, 2);
+    still.says_all(sender, &request(Request::Send { to: receiver }, b"to nobody"));
+    still.settle();
+    assert_eq!((still.delivered(0), still.delivered(1)), (None, None), "it reaches nobody");
+}
+
+#[test]
 fn parcels_that_are_on_their_way_together_have_their_own_times() {
     let mut still = hub(2);
     let (_receiver, sender) = (still.open(0), still.open(1));

@@ -340,6 +340,13 @@ fn after_handshake(tls: &mut Tls, pool: &Pool) -> Held {
     held
 }
 
+/// A lease that is full.
+fn full(pool: &Pool, size: usize) -> Lease {
+    let mut lease = pool.lease().unwrap();
+    assert_eq!(lease.extend_from_slice(&vec![7; size]), size);
+    lease
+}
+
 /// What the session keeps for want of a buffer is not sent, so the service is told only when it is.
 #[test]
 fn output_that_the_session_keeps_is_not_sent() {
@@ -347,9 +354,7 @@ fn output_that_the_session_keeps_is_not_sent() {
     let mut tls = layer(GUARD);
     let mut held = after_handshake(&mut tls, &pool);
     let mut output = Chain::new(&pool);
-    let mut lease = pool.lease().unwrap();
-    lease.extend_from_slice(&[7; 4 << 10]);
-    output.push_back(lease);
+    output.push_back(full(&pool, 4 << 10));
     let taken: Vec<_> = (0..7).map(|_| pool.lease().unwrap()).collect();
     let wire = tls.outgoing(&mut held, &mut output, &pool).take();
     assert!(output.is_empty() && tls.starves(&held), "the record is longer than a buffer");
@@ -371,9 +376,7 @@ fn output_is_encrypted_only_as_far_as_it_is_sent() {
     let mut held = after_handshake(&mut tls, &pool);
     let mut output = Chain::new(&pool);
     for _ in 0..16 {
-        let mut lease = pool.lease().unwrap();
-        lease.extend_from_slice(&[7; 16 << 10]);
-        output.push_back(lease);
+        output.push_back(full(&pool, 16 << 10));
     }
     let mut in_flight = tls.outgoing(&mut held, &mut output, &pool).take();
     assert_eq!(output.len(), (16 - 4) << 14, "four records");
