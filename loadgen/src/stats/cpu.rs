@@ -309,7 +309,11 @@ mod tests {
         let mut waits = false;
         std::thread::scope(|scope| {
             for nth in 0..=std::thread::available_parallelism().map_or(1, usize::from) {
-                let works = || while !stop.load(std::sync::atomic::Ordering::Relaxed) {};
+                let works = || {
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                };
                 let thread = named(format!("{CLIENT_THREADS}w{nth}"));
                 thread.spawn_scoped(scope, works).expect("a thread");
             }
