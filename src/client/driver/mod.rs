@@ -43,8 +43,7 @@ const COMMANDS_PER_TURN: usize = 4096;
 
 /// How many times a deadline is postponed by a tick because its connection has used up its share of
 /// the turn. In these turns it moves 8 MiB, and no kernel holds more that had arrived by the
-/// deadline: the usual net.ipv4.tcp_rmem allows 6 MiB. Also how many ticks the request of a reply that
-/// is there may stall while it is being sent.
+/// deadline: the usual net.ipv4.tcp_rmem allows 6 MiB.
 const POSTPONED_MAX: u8 = 128;
 
 /// Maximum number of operations completed, and of deadlines handled, in one turn, for the same
@@ -244,15 +243,10 @@ impl Driver {
 
     /// Handles an operation's deadline, or the delayed notification of a rejected one.
     fn operation_timer(&mut self, index: u32, turn: &Turn<'_>) {
-        let &mut Op { ref ended, postponed, done, slot, .. } = self.ops.at(index);
-        let has_ended = ended.is_some();
-        let is_behind = self.is_behind(slot, turn);
-        if has_ended {
+        let &mut Op { ref ended, postponed, slot, .. } = self.ops.at(index);
+        if ended.is_some() {
             self.end_rejected(index);
-        } else if done && is_behind {
-            // It has its reply, and the rest of its request moves as fast as it can. That ends.
-            self.deadlines.set_earlier(index, self.now + TICK);
-        } else if postponed < POSTPONED_MAX && (is_behind || done) {
+        } else if postponed < POSTPONED_MAX && self.is_behind(slot, turn) {
             self.ops.at(index).postponed += 1;
             self.deadlines.set_earlier(index, self.now + TICK);
         } else {
