@@ -204,23 +204,29 @@ fn connects_that_failed_are_told_from_those_that_failed_later() {
 
 #[test]
 fn whose_fault_late_requests_are_is_left_to_the_report() {
-    let late = |micros: u64| {
+    let late = |micros: u64, waiting| {
         let flags = "-c 100 -R 1k --slo p99<1us";
         let mut model = Model::new(Arc::new(plan(flags)), true);
         measuring(&mut model, 1, counts());
         let mut second = second(0, 1000);
         second.send_lag.record_n(micros * 1000, 1000).expect("in bounds");
         model.second(&second);
-        model.set_thread_uses(vec![ThreadUse::default()]);
+        model.set_thread_uses(vec![ThreadUse { waiting, ..ThreadUse::default() }]);
         verdict(&mut model, counts())
     };
-    let (found, text) = late(50);
+    let (found, text) = late(50, Duration::ZERO);
     assert_eq!(found, Verdict::Valid);
     assert!(text.contains("99 % of the latencies include at most 50.02us of its own"), "{text}");
-    let (found, text) = late(900);
+    let (found, text) = late(900, Duration::ZERO);
     assert_eq!(found, Verdict::GeneratorLimited);
     let expected = "undecided: requests are sent late (send lag p99 900.09us); the report tells \
                     by whose fault";
+    assert_eq!(text, expected);
+    // Here it is known, and what it makes of the objective is said too.
+    let (found, text) = late(900, Duration::from_millis(990));
+    assert_eq!(found, Verdict::GeneratorLimited);
+    let expected = "generator-limited: a thread was 99 % busy; p99<1us undecided (990.21us; loadgen \
+                    itself was late)";
     assert_eq!(text, expected);
 }
 
