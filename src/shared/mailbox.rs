@@ -379,11 +379,13 @@ impl Mailboxes {
         &self.messages_on_the_way[from * self.mailboxes.len() + to]
     }
 
-    /// Marks a worker as ended and drops the commands in its inbox.
+    /// Marks a worker as ended, drops the commands in its inbox, and wakes the other workers, which
+    /// may wait for room in it.
     pub(crate) fn close(&self, worker: usize) {
         self.mailboxes[worker].closed.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         while self.receive(worker).is_some() {}
+        self.wake_others(worker);
     }
 
     /// Whether a worker has ended.

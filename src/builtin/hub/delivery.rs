@@ -24,8 +24,8 @@ impl Local {
         payload: Payload<'_>,
     ) -> Result<usize, Held> {
         let bytes = MESSAGE_HEAD_BYTES + payload.len;
-        if self.is_tight(bytes) {
-            return Err(Held::ForTurn);
+        if let Some(held) = self.is_tight(bytes) {
+            return Err(held);
         }
         let others = self.outbox.others();
         let copies = self.has_buffers(others, bytes)?;
@@ -55,13 +55,15 @@ impl Local {
     fn has_buffers(&mut self, others: Workers, bytes: usize) -> Result<usize, Held> {
         let copies = self.copies(bytes, true);
         let needed = others.filter(|&worker| !self.outbox.has_room(worker, bytes)).count()
-            + usize::from(!self.log.has_room(bytes) && !self.log.is_alone())
-            + copies;
-        if self.pool.available() >= needed {
+            + usize::from(!self.log.has_room(bytes) && !self.log.is_alone());
+        let free = self.pool.available();
+        if free >= needed + copies {
             return Ok(copies);
         }
-        self.needed = self.needed.max(needed);
-        self.starves = true;
+        if free >= needed && self.held_by_copies(bytes, true) == Held::ForTurn {
+            return Err(Held::ForTurn);
+        }
+        self.wait_for_more_than(free);
         Err(Held::ForRoom)
     }
 
@@ -93,7 +95,7 @@ impl Local {
             room = self.room_for_copy(place, bytes);
         }
         match room {
-            Room::Soon => return Err(Held::ForTurn),
+            Room::Soon => return Err(self.held_by(place)),
             Room::None => {
                 self.put_not_sent(from, QUEUE_FULL, to)?;
                 self.overflow(place);
@@ -156,16 +158,31 @@ impl Local {
 /// Puts frames into the queues.
 impl Local {
     /// Whether a member has no room for `bytes` bytes only because it has not had its turn yet.
-    pub(super) fn is_tight(&mut self, bytes: usize) -> bool {
+    /// Returns what has to be waited for then.
+    pub(super) fn is_tight(&mut self, bytes: usize) -> Option<Held> {
         if !self.tight {
-            return false;
+            return None;
         }
         let most = bytes.max(self.bounds.buffer_size);
         let soon = |member: &Member, bytes| {
             member.takes_messages() && member.room(bytes, &self.bounds, self.turns) == Room::Soon
         };
         self.tight = self.members.all().iter().any(|member| soon(member, most));
-        self.tight && self.members.all().iter().any(|member| soon(member, bytes))
+        if !self.tight {
+            return None;
+        }
+        held_by_any(self.members.all().iter().filter(|member| soon(member, bytes)))
+    }
+
+    /// What has to be waited for if a member has no room before its turn.
+    pub(super) fn held_by(&self, place: usize) -> Held {
+        held_by_any(self.members.all().get(place)).expect("there is one")
+    }
+
+    /// What has to be waited for if there are too few buffers for the [`copies`](Local::copies) of
+    /// `bytes` bytes.
+    pub(super) fn held_by_copies(&self, bytes: usize, newcomers: bool) -> Held {
+        held_by_any(self.need_copies(bytes, newcomers)).expect("a copy is needed")
     }
 
     /// Whether the free buffers allow `bytes` bytes to be put into a member's queue. If the queue
@@ -186,12 +203,19 @@ impl Local {
         if !self.crowded {
             return 0;
         }
-        let Local { members, bounds, turns, .. } = self;
-        let members = || members.all().iter().filter(|member| member.takes_messages());
-        self.crowded = members().any(|member| member.is_crowded(bounds));
+        let mut members = self.members.all().iter().filter(|member| member.takes_messages());
+        self.crowded = members.any(|member| member.is_crowded(&self.bounds));
+        self.need_copies(bytes, newcomers).count()
+    }
+
+    /// The members for which [`copies`](Local::copies) counts a buffer.
+    fn need_copies(&self, bytes: usize, newcomers: bool) -> impl Iterator<Item = &Member> {
         let reserved = Reserved { copies: 0, newcomers };
-        let reads = |member: &&Member| reserved.is_for(member, *turns);
-        members().filter(reads).filter(|member| member.needs_buffer(bytes, bounds)).count()
+        self.members.all().iter().filter(move |member| {
+            member.takes_messages()
+                && reserved.is_for(member, self.turns)
+                && member.needs_buffer(bytes, &self.bounds)
+        })
     }
 
     /// Puts frames of the log into the queue of each member. Returns the cost.
@@ -261,6 +285,7 @@ impl Local {
                 drop(member.queue.take());
                 let slot = member.id.slot();
                 self.wake_slot(slot);
+                self.has_moved = true;
             }
         }
     }
@@ -335,11 +360,15 @@ impl Local {
         let complete = self.fill(place, connection.output, self.bounds.send);
         let (bounds, turns) = (&self.bounds, self.turns);
         let member = &mut self.members.all_mut()[place];
+        let starves = connection.output.is_empty() && !complete;
+        // Those that were held back because of it wait for its turn now.
+        self.has_moved |= member.starves && !starves;
+        member.starves = starves;
         if !connection.output.is_empty() {
             member.begin_sending(connection.output, turns);
             self.crowded |= member.is_crowded(bounds);
             self.tight |= member.room(bounds.buffer_size, bounds, turns) == Room::Soon;
-        } else if !complete {
+        } else if starves {
             self.block(connection.id());
         }
     }
@@ -445,7 +474,21 @@ impl Local {
         let _ = self.fill(place, connection.output, usize::MAX);
         self.members.all_mut()[place].leaving = true;
         self.forget(connection.id());
+        self.has_moved = true;
     }
+}
+
+/// What has to be waited for if these members have no room before their turn: if all of them wait
+/// for buffers, more turns do not help. `None` if there are none.
+fn held_by_any<'a>(members: impl IntoIterator<Item = &'a Member>) -> Option<Held> {
+    let mut held = None;
+    for member in members {
+        held = Some(Held::ForRoom);
+        if !member.starves {
+            return Some(Held::ForTurn);
+        }
+    }
+    held
 }
 
 /// Returns the number of bytes in the first leases of a chain: as many leases as have at most

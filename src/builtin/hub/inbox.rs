@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::local::{COST_OF_REQUEST, Local};
+use super::local::{COST_OF_REQUEST, Local, Stop};
 use super::members::{Reserved, Room};
 use super::outbox::{Kind, NotSent, RUN_HEAD_BYTES, Run, Unpacking};
 use crate::base::time::Time;
@@ -13,22 +13,30 @@ use crate::service::ConnectionId;
 
 impl Local {
     /// Unpacks parcels while there is room for their contents and the round's budget for parcels is
-    /// not used up.
-    pub(super) fn unpack(&mut self) {
+    /// not used up. Returns why it stops before the end of the last one.
+    pub(super) fn unpack(&mut self) -> Option<Stop> {
         loop {
             let rest = self.unpacking.as_ref().map(|parcel| parcel.left.len());
-            let Some(bytes) = rest.or_else(|| self.arrived.front().map(Lease::len)) else { return };
-            let may = self.parcel_budget > 0 && !self.owes_much() && !self.is_tight(bytes);
-            if !may || !self.unpack_one() {
-                return;
+            let bytes = rest.or_else(|| self.arrived.front().map(Lease::len))?;
+            if self.parcel_budget == 0 {
+                return Some(Stop::Budget);
+            }
+            if self.owes_much() {
+                return Some(Stop::Owes);
+            }
+            if let Some(held) = self.is_tight(bytes) {
+                return Some(Stop::Held(held));
+            }
+            if let Err(stop) = self.unpack_one() {
+                return Some(stop);
             }
         }
     }
 
     /// Unpacks one parcel. Copies its frames into the log if there is room for all of them.
     /// Otherwise the frames are sent from the parcel's own buffer, so no other buffer is needed.
-    /// Returns false if it has to stop before the end of the parcel.
-    fn unpack_one(&mut self) -> bool {
+    /// Fails if it has to stop before the end of the parcel.
+    fn unpack_one(&mut self) -> Result<(), Stop> {
         if let Some(parcel) = self.unpacking.take() {
             return self.unpack_in_place(parcel);
         }
@@ -41,9 +49,9 @@ impl Local {
         }
         while !lease.is_empty() {
             let run = Run::read(lease.filled());
-            if self.parcel_budget == 0 || !self.has_buffers_for(&run) {
+            if let Err(stop) = self.may_deliver(&run) {
                 self.unpacking = Some(Unpacking::new(from, taken_at, lease));
-                return false;
+                return Err(stop);
             }
             lease.consume(RUN_HEAD_BYTES);
             let range = self.log.append(std::iter::once(&lease.filled()[..run.len]));
@@ -51,18 +59,18 @@ impl Local {
             self.deliver_run(&run, range, taken_at);
         }
         self.outbox.unpacked(from);
-        true
+        Ok(())
     }
 
-    fn unpack_in_place(&mut self, parcel: Unpacking) -> bool {
+    fn unpack_in_place(&mut self, parcel: Unpacking) -> Result<(), Stop> {
         let Unpacking { from, taken_at, buffer, mut left } = parcel;
         let log = self.log.lay_aside_for(buffer);
         while !left.is_empty() {
             let run = Run::read(self.log.bytes(left.clone()));
-            if self.parcel_budget == 0 || !self.has_buffers_for(&run) {
+            if let Err(stop) = self.may_deliver(&run) {
                 let buffer = self.log.take_up_again(log);
                 self.unpacking = Some(Unpacking { from, taken_at, buffer, left });
-                return false;
+                return Err(stop);
             }
             let start = left.start + RUN_HEAD_BYTES;
             left.start = start + run.len;
@@ -70,28 +78,35 @@ impl Local {
         }
         self.log.keep_roomier(log);
         self.outbox.unpacked(from);
-        true
+        Ok(())
     }
 
-    /// Checks that there are enough buffers for the copies that a run needs for members that read,
-    /// and reserves them. Members that have not been welcomed do not count: all buffers may be in
-    /// parcels that wait for them.
-    fn has_buffers_for(&mut self, run: &Run) -> bool {
+    /// Checks that the budget is not used up, and that there are enough buffers for the copies that
+    /// a run needs for members that read, and reserves them. Members that have not been welcomed do
+    /// not count: all buffers may be in parcels that wait for them.
+    fn may_deliver(&mut self, run: &Run) -> Result<(), Stop> {
+        if self.parcel_budget == 0 {
+            return Err(Stop::Budget);
+        }
         match run.kind {
-            Kind::Refresh => true,
-            Kind::Unicast => self.receiver(run.to).is_none_or(|place| {
-                self.members.all()[place].owes_welcome
-                    || self.room_for_copy(place, run.len) != Room::Soon
-            }),
+            Kind::Refresh => {}
+            Kind::Unicast => {
+                if let Some(place) = self.receiver(run.to)
+                    && !self.members.all()[place].owes_welcome
+                    && self.room_for_copy(place, run.len) == Room::Soon
+                {
+                    return Err(Stop::Held(self.held_by(place)));
+                }
+            }
             Kind::Broadcast | Kind::Notices => {
                 let copies = self.copies(run.len, false);
-                let enough = copies <= self.pool.available();
-                if enough {
-                    self.reserved = Reserved { copies, newcomers: false };
+                if copies > self.pool.available() {
+                    return Err(Stop::Held(self.held_by_copies(run.len, false)));
                 }
-                enough
+                self.reserved = Reserved { copies, newcomers: false };
             }
         }
+        Ok(())
     }
 
     fn deliver_run(&mut self, run: &Run, range: Range<usize>, taken_at: Time) {

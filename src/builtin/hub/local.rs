@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::bounds::Bounds;
 use super::log::Log;
@@ -33,14 +32,6 @@ pub(super) const COST_OF_REQUEST: usize = 16;
 /// Cost of a frame of a list in addition to the clients in it, as the frame is sent to one member
 /// only.
 pub(super) const COST_OF_LIST: usize = 256;
-
-/// How long senders wait for a free buffer or for room in an inbox before they try again, as
-/// nothing signals either.
-const RETRY: Duration = Duration::from_millis(1);
-
-/// How long a connection is not read if nothing wakes it. Only a guard: a wake always comes
-/// earlier.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// The state of one worker's part of the hub.
 pub(super) struct Local {
@@ -76,10 +67,11 @@ pub(super) struct Local {
     /// first of those that came later was. Time at their senders' workers counts too.
     round_since: Option<Time>,
     waits_since: Option<Time>,
-    /// Members that wait for a buffer or for another worker, by slot, and the time of their next
-    /// attempt.
+    /// Members that wait for a buffer, for another worker, or because of a member that waits for
+    /// one of these, by slot. They are woken when something has changed.
     blocked: SlotQueue,
-    retry_at: Time,
+    /// Something has changed for the blocked members, beside buffers.
+    pub(super) has_moved: bool,
     /// Parcels that have arrived and are not unpacked yet.
     pub(super) arrived: VecDeque<Lease>,
     /// The parcel before those in `arrived`, if it is partly unpacked.
@@ -93,10 +85,12 @@ pub(super) struct Local {
     /// Some member's queue may have reached the limit of its parts.
     pub(super) crowded: bool,
     pub(super) reserved: Reserved,
-    /// No buffer was free, and something waits for one.
-    pub(super) starves: bool,
-    /// Number of buffers that are needed at the same time.
-    pub(super) needed: usize,
+    /// A blocked member waits for a buffer.
+    starves: bool,
+    /// The fewest free buffers with which a blocked member could not continue.
+    free_before: usize,
+    /// The blocked members were woken because buffers were free.
+    was_served: bool,
     /// Counts the turns of the worker's loop after which every connection has had its turn.
     pub(super) turns: u32,
 }
@@ -106,10 +100,22 @@ pub(super) struct Local {
 pub(super) enum Held {
     /// A member has to have its turn first.
     ForTurn,
-    /// There is no free buffer, or another worker has not caught up.
+    /// There is no free buffer, another worker has not caught up, or a member has to have its turn
+    /// first that waits for a buffer.
     ForRoom,
     /// The client does not read the messages that it is sent.
     BySelf,
+}
+
+/// Why a parcel is not unpacked yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    /// The budget of the round is used up.
+    Budget,
+    /// Too many replies wait to be passed on.
+    Owes,
+    /// Members have no room for it yet.
+    Held(Held),
 }
 
 impl From<NoRoom> for Held {
@@ -201,7 +207,7 @@ impl Local {
             round_since: None,
             waits_since: None,
             blocked: SlotQueue::new(slots),
-            retry_at: Time::ZERO,
+            has_moved: false,
             arrived: VecDeque::with_capacity(context.workers() * PARCELS_MAX as usize),
             unpacking: None,
             owed: VecDeque::with_capacity(OWED_MAX),
@@ -210,7 +216,8 @@ impl Local {
             crowded: false,
             reserved: Reserved::default(),
             starves: false,
-            needed: 1,
+            free_before: usize::MAX,
+            was_served: false,
             turns: 0,
         }
     }
@@ -240,6 +247,7 @@ impl Local {
             return;
         }
         self.forget(id);
+        self.has_moved = true;
         if self.notices {
             self.notify(LEFT, id);
         }
@@ -288,7 +296,7 @@ impl Local {
         if waits && !member.doomed {
             // The member was woken so that output is sent to it. Its requests have their turn in
             // another round.
-            return Answer::WaitUntil(connection.now() + PAUSE);
+            return Answer::WaitUntil(Time::MAX);
         }
         member.paused = false;
         self.serve(connection)
@@ -334,11 +342,6 @@ impl Local {
             _ if self.is_doomed(id) => return Answer::CloseFor(CloseReason::SlowReader),
             Progress::Done => return self.after_flush(connection),
             Progress::Refused(reason) => return Answer::CloseAfterSendFor(reason),
-            // The turn of the other member does not help this one while there is no free buffer.
-            Progress::Held(Held::ForTurn) if self.is_starving() => {
-                self.senders.remove(id.slot());
-                self.block(id);
-            }
             Progress::Yield | Progress::Held(Held::ForTurn) => self.wait_for_turn(id),
             Progress::Held(Held::ForRoom) => self.block(id),
             // The member is woken when output is sent.
@@ -346,7 +349,8 @@ impl Local {
         }
         let Some(member) = self.members.get_mut(id) else { return Answer::Continue };
         member.paused = true;
-        Answer::WaitUntil(connection.now() + PAUSE)
+        // Only a wake ends this.
+        Answer::WaitUntil(Time::MAX)
     }
 
     /// Queues a member's requests behind those of the members that already wait.
@@ -360,8 +364,8 @@ impl Local {
         self.members.get_mut(id).is_some_and(|member| member.doomed)
     }
 
-    /// Decides how a connection goes on after its waiting messages were sent. It does not end while
-    /// requests of it wait.
+    /// Decides how a connection continues after its waiting messages were sent. It does not end
+    /// while requests of it wait.
     pub(super) fn after_flush(&mut self, connection: &Connection<'_>) -> Answer {
         match self.members.get_mut(connection.id()) {
             Some(member) if member.doomed => Answer::CloseFor(CloseReason::SlowReader),
@@ -442,38 +446,53 @@ impl Local {
         }
     }
 
+    /// A member is about to be blocked that could not use the buffers that are free now.
+    pub(super) fn wait_for_more_than(&mut self, free: usize) {
+        self.starves = true;
+        self.free_before = self.free_before.min(free);
+    }
+
+    /// Wakes the blocked members if there may be room for one of them. They continue in the order in
+    /// which they were blocked. Tells the worker if they wait for a buffer: the service then has its
+    /// place in the order of all that wait for one, and a turn when it is served. Returns whether
+    /// another turn is needed.
+    fn serve_blocked(&mut self, turn: &mut Turn<'_>) -> bool {
+        if std::mem::take(&mut self.log.starves) | std::mem::take(&mut self.outbox.starves) {
+            self.wait_for_more_than(0);
+        }
+        let has_moved = std::mem::take(&mut self.has_moved) | std::mem::take(&mut self.log.is_new)
+            || !self.blocked.is_empty() && self.outbox.may_have_room();
+        let starves = self.starves && !self.blocked.is_empty();
+        // After it was served, the service goes behind all others that wait.
+        let was_served = std::mem::take(&mut self.was_served);
+        if starves && !was_served {
+            turn.want_buffer();
+            self.was_served = self.pool.available() > self.free_before;
+        }
+        if self.was_served || has_moved || self.blocked.is_empty() {
+            while let Some(slot) = self.blocked.pop_front() {
+                self.wake_slot(slot);
+            }
+            (self.starves, self.free_before) = (false, usize::MAX);
+        }
+        starves && was_served
+    }
+
     /// Does the work that is due between two turns of the worker's loop. Returns the time of the
     /// next turn that it needs.
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
         // Output that yielded in an earlier turn may not have had its turn yet.
         self.turns = self.turns.wrapping_add(u32::from(turn.all_served));
-        self.unpack();
+        let stop = self.unpack();
         // After unpacking, which may leave the log with no part in any queue.
         self.log.turn();
-        self.take_not_sent();
+        let unsaid = self.take_not_sent();
         self.forward_not_sent();
-        let all_went = self.outbox.turn();
-        self.starves |= std::mem::take(&mut self.log.starves);
-        self.starves |= std::mem::take(&mut self.outbox.starves);
-        let unsent = !all_went || !self.owed.is_empty();
-        let unsaid = self.not_sent.is_some();
-        let nobody_is_held =
-            self.blocked.is_empty() && self.ready.is_empty() && self.senders.is_empty();
-        let nobody_waits = nobody_is_held && !unsent && !unsaid;
-        if self.starves && (self.pool.available() >= self.needed || nobody_waits) {
-            (self.starves, self.needed) = (false, 1);
-        }
-        if self.starves {
+        let lacks_buffer = self.outbox.turn();
+        if lacks_buffer || unsaid == Some(Held::ForRoom) {
             turn.want_buffer();
         }
-        let waits = self.starves || unsent;
-        let tries_again = !waits || self.retry_at <= turn.now();
-        if tries_again {
-            self.retry_at = turn.now() + RETRY;
-            while let Some(slot) = self.blocked.pop_front() {
-                self.wake_slot(slot);
-            }
-        }
+        let is_due = self.serve_blocked(turn);
         // Wakes at most as many members as there are, so that a round ends even if others get
         // messages meanwhile.
         if self.ready.is_empty() || self.woken >= self.members.len() {
@@ -481,22 +500,13 @@ impl Local {
         }
         self.wake_ready(turn);
         self.tell_what_is_delivered(turn);
-        if tries_again && self.ready.is_empty() {
-            // A member that still needs more buffers sets this again when it is woken, before the
-            // next turn.
-            self.needed = 1;
-        }
-        let arrived = self.unpacking.is_some() || !self.arrived.is_empty();
-        let parcel_waits = arrived && !self.owes_much();
-        let waits_for_turn = (parcel_waits || unsaid) && !self.is_starving();
-        if !self.ready.is_empty() || !self.senders.is_empty() || waits_for_turn {
-            return Some(turn.now());
-        }
-        (waits || !self.blocked.is_empty()).then_some(self.retry_at)
-    }
-
-    fn is_starving(&self) -> bool {
-        self.starves || self.log.starves || self.outbox.starves
+        let unpacks = match stop {
+            None | Some(Stop::Held(Held::ForRoom | Held::BySelf)) => false,
+            Some(Stop::Owes) => !self.owes_much(),
+            Some(Stop::Budget | Stop::Held(Held::ForTurn)) => true,
+        };
+        let waits_for_turn = !self.ready.is_empty() || !self.senders.is_empty() || unpacks;
+        (is_due || waits_for_turn || unsaid == Some(Held::ForTurn)).then(|| turn.now())
     }
 
     pub(super) fn wake_slot(&mut self, slot: u32) {

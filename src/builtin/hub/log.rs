@@ -17,12 +17,14 @@ pub(super) struct Log {
     log_of_cast: Option<Shared>,
     /// A buffer was needed, and none was free.
     pub(super) starves: bool,
+    /// The log is another buffer than before, which may have room for those that wait.
+    pub(super) is_new: bool,
 }
 
 impl Log {
     pub(super) fn new(pool: &Pool) -> Log {
         let (current, cast, log_of_cast) = (None, None, None);
-        Log { pool: pool.clone(), current, cast, log_of_cast, starves: false }
+        Log { pool: pool.clone(), current, cast, log_of_cast, starves: false, is_new: false }
     }
 
     /// Whether `bytes` bytes fit behind the frames in the buffer.
@@ -65,6 +67,7 @@ impl Log {
         let buffer = self.take_up_again(log);
         if !self.has_room(buffer.room()) {
             self.replace(buffer);
+            self.is_new = true;
         }
     }
 
@@ -82,6 +85,8 @@ impl Log {
     pub(super) fn append<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) -> Range<usize> {
         let log = self.current.as_mut().expect("room was made");
         let start = log.range().end;
+        // Not before: a buffer that nothing is written to goes back.
+        self.is_new |= log.range().is_empty();
         for piece in pieces {
             log.append(piece).expect("room was made");
         }

@@ -35,6 +35,8 @@ pub(super) struct Member {
     pub(super) ended: bool,
     /// The client is not read until it is woken.
     pub(super) paused: bool,
+    /// There was no free buffer for the output that waits for the client.
+    pub(super) starves: bool,
     /// The client's requests are to be carried out in this round.
     pub(super) called: bool,
 }
@@ -66,6 +68,7 @@ impl Member {
             leaving: false,
             ended: false,
             paused: false,
+            starves: false,
             called: false,
         }
     }

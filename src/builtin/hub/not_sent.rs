@@ -21,7 +21,7 @@ impl Local {
     ) -> Result<usize, Held> {
         let Some(place) = self.members.place(to) else { return Ok(0) };
         match self.members.all()[place].room(NOT_SENT_BYTES, &self.bounds, self.turns) {
-            Room::Soon => return Err(Held::ForTurn),
+            Room::Soon => return Err(self.held_by(place)),
             Room::None => return Err(Held::BySelf),
             Room::Enough => {}
         }
@@ -29,7 +29,7 @@ impl Local {
             return Err(Held::ForRoom);
         }
         match self.room_for_copy(place, NOT_SENT_BYTES) {
-            Room::Soon => return Err(Held::ForTurn),
+            Room::Soon => return Err(self.held_by(place)),
             Room::None => return Err(Held::BySelf),
             Room::Enough => {}
         }
@@ -55,33 +55,29 @@ impl Local {
         }
     }
 
-    /// Delivers the replies that have come from other workers.
-    pub(super) fn take_not_sent(&mut self) {
+    /// Delivers the replies that have come from other workers. Returns why the first one that is
+    /// left has to wait.
+    pub(super) fn take_not_sent(&mut self) -> Option<Held> {
         while let Some(owed) = self.not_sent.take().or_else(|| self.outbox.next_not_sent()) {
-            if !self.take_one_not_sent(owed) {
+            if let Err(held) = self.take_one_not_sent(owed) {
                 self.not_sent = Some(owed);
-                return;
+                return Some(held);
             }
         }
+        None
     }
 
-    /// Delivers one reply. Returns false if the reply has to wait for the member's turn or for a
-    /// buffer.
-    fn take_one_not_sent(&mut self, NotSent { to, reason, about }: NotSent) -> bool {
-        let Some(place) = self.receiver(to.to_bits()) else { return true };
+    /// Delivers one reply. Fails if the reply has to wait for the member's turn or for a buffer.
+    fn take_one_not_sent(&mut self, NotSent { to, reason, about }: NotSent) -> Result<(), Held> {
+        let Some(place) = self.receiver(to.to_bits()) else { return Ok(()) };
         match self.put_not_sent(to, reason, about) {
-            Ok(_) => true,
-            Err(Held::BySelf) => {
-                self.overflow(place);
-                true
-            }
-            Err(Held::ForTurn) => false,
+            Ok(_) => {}
+            Err(Held::BySelf) => self.overflow(place),
+            Err(Held::ForTurn) => return Err(Held::ForTurn),
             // All buffers may be in parcels that are not unpacked until there is room for replies.
-            Err(Held::ForRoom) if self.outbox.not_sent_is_full() => {
-                self.drop_message(place);
-                true
-            }
-            Err(Held::ForRoom) => false,
+            Err(Held::ForRoom) if self.outbox.not_sent_is_full() => self.drop_message(place),
+            Err(Held::ForRoom) => return Err(Held::ForRoom),
         }
+        Ok(())
     }
 }

@@ -131,6 +131,9 @@ pub(super) struct Shared {
     taken_at: Box<[TakenAt]>,
     /// Replies in transit to each worker.
     not_sent: Box<[ArrayQueue<NotSent>]>,
+    /// For each worker, who waits until there is room: in its inbox, and for replies.
+    wait_for_inbox: Box<[AtomicU64]>,
+    wait_for_not_sent: Box<[AtomicU64]>,
     workers: usize,
 }
 
@@ -145,9 +148,19 @@ impl Shared {
             on_the_way: (0..workers * workers).map(|_| AtomicU32::new(0)).collect(),
             taken_at: (0..timed).map(|_| TakenAt::default()).collect(),
             not_sent: (0..workers).map(|_| ArrayQueue::new(NOT_SENT_MAX)).collect(),
+            wait_for_inbox: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            wait_for_not_sent: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             workers,
         }
     }
+}
+
+/// Enters a worker among those that wait until there is room. It then has to look again whether
+/// there is: the worker that makes room looks at this set after that, so one of the two sees what
+/// the other has done.
+fn wait_for(room: &AtomicU64, worker: usize) {
+    room.fetch_or(1 << worker, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
 }
 
 /// Why a frame cannot be staged.
@@ -174,6 +187,10 @@ pub(super) struct Outbox {
     notified: u64,
     /// A buffer was needed, and none was free.
     pub(super) starves: bool,
+    /// Something was sent, or a buffer staged: there may be room for those that wait.
+    pub(super) has_moved: bool,
+    /// The other workers that had members when this worker last looked for those that wait.
+    others_before: u64,
 }
 
 /// The frames that are staged for one worker.
@@ -196,7 +213,8 @@ impl Outbox {
     pub(super) fn bytes(workers: usize) -> usize {
         let not_sent = NOT_SENT_MAX * (size_of::<NotSent>() + size_of::<usize>());
         let times = if Histogram::EXISTS { size_of::<TakenAt>() } else { 0 };
-        let each = size_of::<Stage>() + size_of::<AtomicU32>() + size_of::<u32>() + times;
+        let waits = 2 * size_of::<AtomicU64>();
+        let each = size_of::<Stage>() + size_of::<AtomicU32>() + size_of::<u32>() + times + waits;
         workers * each + not_sent
     }
 
@@ -211,6 +229,8 @@ impl Outbox {
             taken_at: Time::ZERO,
             notified: 0,
             starves: false,
+            has_moved: false,
+            others_before: 0,
         }
     }
 
@@ -225,6 +245,10 @@ impl Outbox {
         // turn, a worker enters this set before it reads the directory. So if two members join at
         // the same time, at least one of them sees the other.
         fence(Ordering::SeqCst);
+        if !present {
+            // A broadcast that waits for buffers needs one less.
+            self.others().for_each(|worker| self.parcels.wake(worker));
+        }
     }
 
     /// Returns the other workers that have members.
@@ -274,6 +298,7 @@ impl Outbox {
         pieces: impl Iterator<Item = &'a [u8]>,
     ) {
         let stage = &mut self.stages[worker];
+        self.has_moved |= stage.run.is_none();
         let lease = stage.lease.as_mut().expect("room was made");
         stage.unicasts += usize::from(kind == Kind::Unicast);
         if kind.has_messages() {
@@ -312,8 +337,14 @@ impl Outbox {
     /// worker that has ended, where the reply has no recipient.
     pub(super) fn forward(&mut self, owed: NotSent) -> bool {
         let worker = owed.to.worker();
-        self.notified |= 1 << worker;
-        self.parcels.has_ended(worker) || self.shared.not_sent[worker].push(owed).is_ok()
+        let pushes = || self.shared.not_sent[worker].push(owed).is_ok();
+        let waits = || wait_for(&self.shared.wait_for_not_sent[worker], self.worker);
+        let forwards = self.parcels.has_ended(worker) || pushes() || {
+            waits();
+            pushes()
+        };
+        self.notified |= u64::from(forwards) << worker;
+        forwards
     }
 
     /// Returns the next reply for a member of this worker.
@@ -326,28 +357,63 @@ impl Outbox {
         self.shared.not_sent[self.worker].is_full()
     }
 
-    /// Sends everything that is staged. Returns whether all of it was sent.
+    /// Sends everything that is staged, as far as there is room. What is not sent is sent in a later
+    /// turn: this worker is woken when there is room. Returns whether a buffer is needed that is
+    /// not free.
     pub(super) fn turn(&mut self) -> bool {
         Workers(std::mem::take(&mut self.notified)).for_each(|worker| self.parcels.wake(worker));
-        let mut all = true;
+        self.wake_those_that_wait();
+        let mut wants_buffer = false;
         for worker in 0..self.stages.len() {
             if self.parcels.has_ended(worker) {
                 // The clients of this worker are gone, and nothing will take the frames.
+                self.has_moved |= self.stages[worker].lease.is_some();
                 self.stages[worker] = Stage::default();
                 continue;
             }
-            if self.stages[worker].lost_notices && self.make_room(worker, 0).is_ok() {
-                self.stage(worker, Kind::Refresh, 0, std::iter::empty());
-                self.stages[worker].lost_notices = false;
+            if self.stages[worker].lost_notices {
+                match self.make_room(worker, 0) {
+                    Ok(()) => {
+                        self.stage(worker, Kind::Refresh, 0, std::iter::empty());
+                        self.stages[worker].lost_notices = false;
+                    }
+                    Err(why) => wants_buffer |= why == NoRoom::NoBuffer,
+                }
             }
             if self.stages[worker].run.is_none() {
                 // Room was made for a frame that is still held back.
                 self.stages[worker].lease = None;
             }
-            all &= self.stages[worker].lease.is_none() || self.dispatch(worker);
-            all &= !self.stages[worker].lost_notices;
+            if self.stages[worker].lease.is_some() {
+                self.dispatch(worker);
+            }
         }
-        all
+        wants_buffer
+    }
+
+    /// Wakes the workers that wait until this one has taken something out of its inbox, which it
+    /// has before this turn, or out of the ring of replies.
+    fn wake_those_that_wait(&self) {
+        fence(Ordering::SeqCst);
+        let wakes = |waiting: &AtomicU64| {
+            if waiting.load(Ordering::Relaxed) != 0 {
+                let workers = Workers(waiting.swap(0, Ordering::SeqCst));
+                workers.for_each(|worker| self.parcels.wake(worker));
+            }
+        };
+        wakes(&self.shared.wait_for_inbox[self.worker]);
+        // If it could take none, those that wait could only wait again.
+        if !self.not_sent_is_full() {
+            wakes(&self.shared.wait_for_not_sent[self.worker]);
+        }
+    }
+
+    /// Whether there may be room for members that wait, because something has moved since the last
+    /// call, or because other workers have members now.
+    pub(super) fn may_have_room(&mut self) -> bool {
+        let Workers(others) = self.others();
+        let changed = std::mem::replace(&mut self.others_before, others) != others;
+        std::mem::take(&mut self.has_moved) | changed
     }
 
     /// Sends the frames that are staged for a worker. If too many parcels are in transit to the
@@ -365,8 +431,13 @@ impl Outbox {
             let at = stage.taken_at.unwrap_or(Time::MAX).as_nanos();
             self.shared.taken_at(self.worker, worker, stage.sent).store(at, Ordering::Relaxed);
         }
-        match self.parcels.send(worker, lease) {
+        let sent = self.parcels.send(worker, lease).or_else(|lease| {
+            wait_for(&self.shared.wait_for_inbox[worker], self.worker);
+            self.parcels.send(worker, lease)
+        });
+        match sent {
             Ok(()) => {
+                self.has_moved = true;
                 (stage.run, stage.unicasts, stage.taken_at) = (None, 0, None);
                 stage.sent = stage.sent.wrapping_add(1);
                 true

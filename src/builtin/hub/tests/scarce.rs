@@ -1,6 +1,7 @@
 //! Step by step, with too few buffers: which members wait then, and that no member that reads
 //! misses a message because of it.
 
+use super::super::outbox::{NotSent, UNICASTS_MAX};
 use super::still::*;
 use super::world::{SIZE, numbered, numbers, options};
 use super::*;
@@ -177,7 +178,7 @@ fn a_want_of_many_buffers_ends_with_the_need_though_others_go_on_talking() {
     assert_eq!(still.says(sender, &burst), burst.len());
     assert!(still.input_len(sender) > 0, "it is held back");
     still.turn();
-    assert!(still.workers[0].starves);
+    assert!(!still.workers[0].starves, "the others need their turn, and then no buffers");
     // No member needs that many buffers any more, and a member has to be woken in each turn.
     let mut starves = Vec::new();
     for number in 0..20 {
@@ -205,4 +206,154 @@ fn a_newcomer_for_whom_there_is_no_buffer_is_welcomed_first_when_there_is() {
     assert_eq!(still.message_to(one, b"later", 2), None);
     still.settle();
     assert_eq!(still.told(one), [Told::Welcome(one), to_all(0, b"later")]);
+}
+
+/// Lets the worker have the turn that it has when others have given buffers, and those that follow.
+fn turn_for_buffers(still: &mut Still, worker: usize) {
+    assert!(still.workers[worker].starves, "it would not be woken");
+    still.turn_of(worker);
+    still.run();
+}
+
+#[test]
+fn who_waits_for_a_buffer_continues_when_there_is_one_and_causes_no_turn_before() {
+    let mut still = Still::new(1, 8, SIZE, options());
+    let senders: Vec<u64> = (0..3).map(|_| still.open(0)).collect();
+    still.settle();
+    let mut taken = leave_free(&still, 0, 0);
+    for (&id, number) in senders.iter().zip(0..) {
+        // For its input.
+        taken.pop();
+        assert!(still.says(id, &numbered(number, 100)) > 0);
+    }
+    still.turn();
+    still.run();
+    assert_eq!(still.workers[0].next, None);
+    assert!(senders.iter().all(|id| still.input_len(*id) > 0));
+    taken.pop();
+    turn_for_buffers(&mut still, 0);
+    // First come, first served: all of them fit into this one buffer.
+    for id in &senders {
+        assert_eq!(numbers(&still.told(*id)), [0, 1, 2]);
+    }
+    drop(taken);
+    still.settle();
+    assert_eq!((still.held(), still.dropped()), (0, 0));
+}
+
+#[test]
+fn who_needs_one_buffer_does_not_wait_for_who_needs_several_and_that_one_then_needs_fewer() {
+    let mut still = Still::new(2, 16, SIZE, options());
+    let (many, one, far) = (still.open(0), still.open(0), still.open(1));
+    still.settle();
+    [many, one, far].into_iter().for_each(|id| _ = still.told(id));
+    let mut taken = leave_free(&still, 0, 2);
+    let to_one = request(Request::Send { to: one }, b"?");
+    assert!(still.says(many, &request(Request::Broadcast, b"!")) > 0);
+    assert!(still.says(one, &to_one) > 0);
+    still.turn_of(0);
+    still.run();
+    assert!(still.input_len(many) > 0 && still.input_len(one) > 0);
+    // A broadcast takes one buffer on each worker. There is one, which the other request takes: for
+    // the log, where there is room for the broadcast too. Its input makes one free for the parcel.
+    still.reads(one, false);
+    taken.pop();
+    turn_for_buffers(&mut still, 0);
+    assert_eq!((still.input_len(many), still.input_len(one)), (0, 0));
+    assert_eq!(still.told(far), [to_all(many, b"!")]);
+    still.reads(one, true);
+    drop(taken);
+    still.settle();
+    assert_eq!((still.held(), still.dropped()), (0, 0));
+}
+
+#[test]
+fn a_broadcast_that_lacks_a_buffer_for_another_worker_continues_when_the_members_there_are_gone() {
+    let mut still = Still::new(2, 16, SIZE, options());
+    let (sender, far) = (still.open(0), still.open(1));
+    still.settle();
+    still.told(sender);
+    let taken = leave_free(&still, 0, 2);
+    assert!(still.says(sender, &numbered(0, 100)) > 0);
+    still.turn_of(0);
+    still.run();
+    assert!(still.input_len(sender) > 0);
+    still.close(far, CloseReason::Reset);
+    still.run();
+    assert_eq!(numbers(&still.told(sender)), [0]);
+    drop(taken);
+    still.settle();
+    assert_eq!(still.held(), 0);
+}
+
+#[test]
+fn who_waits_for_another_worker_continues_when_that_has_ended() {
+    let mut still = Still::new(2, 64, SIZE, options());
+    let (sender, _) = (still.open(0), still.open(1));
+    still.settle();
+    still.told(sender);
+    let mut sent = 0;
+    while still.says(sender, &numbered(sent, 200)) > 0 {
+        still.turn_of(0);
+        sent += 1;
+    }
+    still.turn_of(0);
+    assert!(still.input_len(sender) > 0);
+    still.mailboxes.close(1);
+    still.run();
+    assert!(numbers(&still.told(sender)).into_iter().eq(0..sent));
+    assert_eq!(still.input_len(sender), 0);
+}
+
+#[test]
+fn who_is_held_back_by_a_newcomer_that_waits_for_a_buffer_continues_behind_it() {
+    let mut still = Still::new(1, 16, SIZE, HubOptions { queue: 2 * SIZE as u32, ..options() });
+    let sender = still.open(0);
+    still.settle();
+    let pool = still.workers[0].pool.clone();
+    let taken: Vec<_> = std::iter::from_fn(|| pool.lease()).collect();
+    let newcomer = still.open(0);
+    (0..2).for_each(|_| still.turn());
+    assert!(still.workers[0].starves);
+    // There are buffers now, but the worker's turn comes when the newcomer's queue is full.
+    drop(taken);
+    let message = request(Request::Send { to: newcomer }, &[1; 400]);
+    let mut sent = 0;
+    while still.says(sender, &message) > 0 {
+        sent += 1;
+    }
+    assert!(still.input_len(sender) > 0, "it is held back");
+    turn_for_buffers(&mut still, 0);
+    assert_eq!(still.input_len(sender), 0);
+    let told = still.told(newcomer);
+    assert_eq!(told[0], Told::Welcome(newcomer));
+    assert_eq!((told.len(), still.dropped()), (1 + sent, 0));
+    still.settle();
+    assert_eq!(still.held(), 0);
+}
+
+#[test]
+fn replies_for_which_there_is_no_room_are_passed_on_when_their_worker_has_taken_some() {
+    let mut still = Still::new(2, 64, SIZE, options());
+    let (sender, gone) = (still.open(0), still.open(1));
+    still.open(1);
+    still.settle();
+    still.told(sender);
+    still.says_all(sender, &request(Request::Send { to: gone }, b"?"));
+    still.turn_of(0);
+    still.close(gone, CloseReason::Reset);
+    // As many replies as there is room for, to a client that never was.
+    let to = ConnectionId::from_bits(sender ^ 1 << 40);
+    for _ in 0..2 * UNICASTS_MAX {
+        let reply = NotSent { to, reason: GONE, about: 7 };
+        assert!(still.workers[1].hub.local.outbox.forward(reply));
+    }
+    still.turn_of(1);
+    assert_eq!(still.told(sender), []);
+    assert_eq!(still.workers[1].next, None, "it does not look again by itself");
+    still.turn_of(0);
+    still.run();
+    assert_eq!(still.told(sender), [Told::NotSent(GONE, gone)]);
+    still.settle();
+    assert_eq!(still.held(), 0);
 }

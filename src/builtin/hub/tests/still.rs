@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
 
 use super::*;
 use crate::base::time::Time;
@@ -35,6 +37,17 @@ pub(super) struct StillWorker {
     pub(super) next: Option<Time>,
     /// Whether the hub reported in its last turn that it lacks a buffer.
     pub(super) starves: bool,
+    /// Whether another worker has woken this one since its last turn.
+    woken: Arc<Woken>,
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A client, with both ends of its connection.
@@ -120,7 +133,10 @@ impl Still {
             };
             let hub = Hub::new(&options, bounds, shared.clone(), &context);
             let requests = Requests::with_capacity(SLOTS);
-            StillWorker { hub, pool, counters, requests, next: None, starves: false }
+            let woken = Arc::<Woken>::default();
+            mailboxes.set_waker(worker, Waker::from(woken.clone()));
+            reserve.board().set_waker(worker, Waker::from(woken.clone()));
+            StillWorker { hub, pool, counters, requests, next: None, starves: false, woken }
         };
         let workers = (0..workers).map(worker).collect();
         let (clients, now, generation) = (BTreeMap::new(), Time::ZERO, 1);
@@ -255,6 +271,7 @@ impl Still {
 
     pub(super) fn turn_of(&mut self, at: usize) {
         let worker = &mut self.workers[at];
+        worker.woken.0.store(false, Ordering::Relaxed);
         while let Some(command) = self.mailboxes.receive(at) {
             if let Command::Parcel { listener, parcel } = command {
                 worker.hub.parcel(listener, parcel.into_lease(&worker.pool), self.now);
@@ -308,11 +325,27 @@ impl Still {
         }
     }
 
+    /// Runs turns of those workers that ask for one or that were woken, until there are none. No
+    /// time passes.
+    pub(super) fn run(&mut self) {
+        for _ in 0..1000 {
+            let wants = |worker: &StillWorker| {
+                worker.next.is_some_and(|next| next <= self.now)
+                    || worker.woken.0.load(Ordering::Relaxed)
+            };
+            let Some(next) = self.workers.iter().position(wants) else { return };
+            self.turn_of(next);
+        }
+        panic!("it never comes to rest");
+    }
+
     /// Runs turns until no worker asks for another one.
     pub(super) fn settle(&mut self) {
         for _ in 0..100_000 {
             self.turn();
-            let idle = |worker: &StillWorker| worker.next.is_none();
+            let idle = |worker: &StillWorker| {
+                worker.next.is_none() && !worker.woken.0.load(Ordering::Relaxed)
+            };
             let sent = |client: &StillClient| {
                 client.closed.is_some() || !client.reads || client.output.is_empty()
             };

@@ -197,12 +197,15 @@ fn a_worker_that_does_not_keep_up_holds_the_senders_back_and_loses_nothing() {
     let taken = flood(&mut still, sender);
     assert!((4..64).contains(&taken), "{taken}");
     assert!(still.clients[&sender].paused.is_some());
-    assert_eq!(still.workers[0].next, Some(still.workers[0].next.unwrap()), "it tries again");
-    still.settle();
+    (0..3).for_each(|_| still.turn_of(0));
+    assert_eq!(still.workers[0].next, None, "it does not look again by itself");
+    still.turn_of(1);
+    still.run();
     for id in [sender, receiver] {
         assert!(numbers(&still.told(id)).into_iter().eq(0..taken), "{id}");
     }
     assert!(still.clients[&sender].paused.is_none());
+    still.settle();
     assert_eq!((still.held(), still.dropped()), (0, 0));
 }
 
@@ -218,10 +221,14 @@ fn a_full_inbox_holds_the_senders_back_and_loses_nothing() {
     assert!(filled > 100);
     let taken = flood(&mut still, sender);
     assert_eq!(still.reserve.travelling(), 0, "nothing could leave");
-    still.settle();
+    (0..3).for_each(|_| still.turn_of(0));
+    assert_eq!(still.workers[0].next, None, "it does not look again by itself");
+    still.turn_of(1);
+    still.run();
     for id in [sender, receiver] {
         assert!(numbers(&still.told(id)).into_iter().eq(0..taken), "{id}");
     }
+    still.settle();
     assert_eq!((still.held(), still.dropped()), (0, 0));
 }
 
