@@ -199,8 +199,6 @@ pub mod client;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod daemon;
-#[cfg(target_os = "linux")]
-mod datagram;
 mod engine;
 pub mod error;
 #[cfg(feature = "internals")]
@@ -218,8 +216,6 @@ compile_error!("the tests need the feature tls: add --features tls");
 #[doc(hidden)]
 pub mod sim;
 pub mod testing;
-#[cfg(feature = "tls")]
-pub mod tls;
 mod worker;
 
 pub use base::endpoint::{self, Endpoint, Peer};
@@ -230,6 +226,8 @@ pub use client::{Client, ClientLoop};
 pub use config::Config;
 pub use error::{CloseReason, StartError};
 pub use protocol::framing;
+#[cfg(feature = "tls")]
+pub use protocol::tls;
 pub use server::messaging::Broadcast;
 pub use server::{Drained, Server, ServerHandle};
 pub use service::Service;

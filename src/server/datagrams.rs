@@ -9,12 +9,12 @@ use super::{End, Running, Shared};
 use crate::base::endpoint::Endpoint;
 use crate::buffer::room;
 use crate::config::{Config, Limits, Sizes, UdpOptions};
-use crate::datagram::{self, STACK_BYTES, Setup, SourceRates, Stopper, Thread};
 use crate::error::StartError;
 use crate::net::bind::{self, Offer};
 use crate::net::sockopt::report_times_and_hop_limits;
 use crate::service::{DatagramService, ServiceFactory};
 use crate::shared::counters::Counters;
+use crate::worker::datagram::{self, STACK_BYTES, Setup, SourceRates, Stopper, Thread};
 
 /// The listeners for datagrams.
 #[derive(Default)]

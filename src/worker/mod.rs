@@ -44,6 +44,8 @@ use connection::{Context, Table};
 
 mod accept;
 pub mod connection;
+#[cfg(target_os = "linux")]
+pub(crate) mod datagram;
 mod drain;
 mod drive;
 mod handover;
