@@ -16,14 +16,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use echopool::builtin::dispatch::ListenerServices;
 use echopool::builtin::url::{After, FramedOptions, MessageOptions, ServiceOptions, Spec};
-use echopool::builtin::{Delay, Echo, OfListener, TimedOptions};
+use echopool::builtin::{Echo, OfListener, TimedOptions};
 use echopool::config::Limits;
 use echopool::error::SettingError;
 use echopool::framing::{ByteOrder, Delimiter, encode};
-use echopool::service::{Answer, Connection, Message, ServiceFactory, ServicePlan, Turn};
-use echopool::time::Time;
+use echopool::service::{Answer, Connection, ServiceFactory, ServicePlan};
 use echopool::{CloseReason, Config, Drained, Server, ServerHandle, Service};
 
 use counting::{ALLOCATIONS, COUNTING, IS_MARKED};
@@ -69,55 +67,6 @@ impl Service for Watched {
             drop(std::hint::black_box(Vec::<u8>::with_capacity(100)));
         }
         Echo.data(connection, session)
-    }
-}
-
-/// The delay service on a marked thread.
-struct WatchedDelay(Delay);
-
-impl Service for WatchedDelay {
-    type Session = <Delay as Service>::Session;
-    const FRESH_CLOCK: bool = true;
-
-    fn input_max(&self, tag: u64) -> usize {
-        self.0.input_max(tag)
-    }
-
-    fn open(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
-        self.0.open(connection, session)
-    }
-
-    fn data(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
-        self.0.data(connection, session)
-    }
-
-    fn peer_closed(
-        &mut self,
-        connection: &mut Connection<'_>,
-        session: &mut Self::Session,
-    ) -> Answer {
-        self.0.peer_closed(connection, session)
-    }
-
-    fn draining(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
-        self.0.draining(connection, session)
-    }
-
-    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
-        self.0.timer(connection, session)
-    }
-
-    fn closed(
-        &mut self,
-        connection: &mut Connection<'_>,
-        session: &mut Self::Session,
-        reason: CloseReason,
-    ) {
-        self.0.closed(connection, session, reason);
-    }
-
-    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
-        self.0.turn(turn)
     }
 }
 
@@ -300,7 +249,7 @@ fn replies_that_are_held_back_allocate_nothing() {
             .buffer_size(1024)
             .buffers(64)
             .linger(Duration::from_millis(200));
-        let (server, address) = start_service(config, Wrapped(options, WatchedDelay));
+        let (server, address) = start_service(config, Wrapped(options, |delay| delay));
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -332,71 +281,6 @@ fn a_deliberate_allocation_is_counted() {
     server.drain(Duration::from_secs(60));
     COUNTING.store(false, Ordering::Relaxed);
     assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0);
-}
-
-/// The daemon's services on marked threads.
-struct Marked(ListenerServices);
-
-impl Service for Marked {
-    type Session = <ListenerServices as Service>::Session;
-
-    fn full_duplex(&self, tag: u64) -> bool {
-        self.0.full_duplex(tag)
-    }
-
-    fn input_max(&self, tag: u64) -> usize {
-        self.0.input_max(tag)
-    }
-
-    fn open(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
-        self.0.open(connection, session)
-    }
-
-    fn data(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
-        self.0.data(connection, session)
-    }
-
-    fn sent(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
-        self.0.sent(connection, session)
-    }
-
-    fn peer_closed(
-        &mut self,
-        connection: &mut Connection<'_>,
-        session: &mut Self::Session,
-    ) -> Answer {
-        self.0.peer_closed(connection, session)
-    }
-
-    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) -> Answer {
-        self.0.timer(connection, session)
-    }
-
-    fn message(
-        &mut self,
-        connection: &mut Connection<'_>,
-        session: &mut Self::Session,
-        message: &mut Message<'_>,
-    ) -> Answer {
-        self.0.message(connection, session, message)
-    }
-
-    fn finishing(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) {
-        self.0.finishing(connection, session);
-    }
-
-    fn closed(
-        &mut self,
-        connection: &mut Connection<'_>,
-        session: &mut Self::Session,
-        reason: CloseReason,
-    ) {
-        self.0.closed(connection, session, reason);
-    }
-
-    fn turn(&mut self, turn: &mut Turn<'_>) -> Option<Time> {
-        self.0.turn(turn)
-    }
 }
 
 /// A logger at level info, the daemon's default. It formats each line, which calls code of the
@@ -525,7 +409,8 @@ fn the_other_services_allocate_nothing_while_messages_are_logged() {
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let config = services.iter().fold(Config::new(), |config, _| config.listen(anywhere));
     let config = config.workers(2).max_connections(64).buffers(512).buffer_size(1024);
-    let server = Server::start(config, Wrapped(OfListener::new(services), Marked)).unwrap();
+    let server =
+        Server::start(config, Wrapped(OfListener::new(services), |services| services)).unwrap();
     let address: Vec<_> =
         server.local_endpoints().iter().map(|at| at.socket_addr().unwrap()).collect();
     ALLOCATIONS.store(0, Ordering::Relaxed);

@@ -174,14 +174,8 @@ impl schemars::JsonSchema for CountsObject {
             });
             (row.name.to_owned(), schema)
         };
-        let properties: serde_json::Map<_, _> = ROWS.iter().map(property).collect();
-        let required: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
-        schemars::json_schema!({
-            "type": "object",
-            "description": "A value for each row of the table of metrics in docs/operations.md.",
-            "properties": properties,
-            "required": required,
-        })
+        let description = "A value for each row of the table of metrics in docs/operations.md.";
+        object_of_rows(description, ROWS.iter().map(property))
     }
 }
 
@@ -229,15 +223,26 @@ impl schemars::JsonSchema for HistogramsObject {
             schema.insert("description".to_owned(), times.help().into());
             (times.name.to_owned(), schema.to_value())
         };
-        let properties: serde_json::Map<_, _> = TIMES.iter().map(property).collect();
-        let required: Vec<&str> = TIMES.iter().map(|times| times.name).collect();
-        schemars::json_schema!({
-            "type": "object",
-            "description": "A histogram for each one in the table of metrics in docs/operations.md.",
-            "properties": properties,
-            "required": required,
-        })
+        let description = "A histogram for each one in the table of metrics in docs/operations.md.";
+        object_of_rows(description, TIMES.iter().map(property))
     }
+}
+
+/// The schema of an object that has each of these properties.
+#[cfg(test)]
+fn object_of_rows(
+    description: &str,
+    rows: impl Iterator<Item = (String, serde_json::Value)>,
+) -> schemars::Schema {
+    let rows: Vec<_> = rows.collect();
+    let required: Vec<String> = rows.iter().map(|(name, _)| name.clone()).collect();
+    let properties: serde_json::Map<_, _> = rows.into_iter().collect();
+    schemars::json_schema!({
+        "type": "object",
+        "description": description,
+        "properties": properties,
+        "required": required,
+    })
 }
 
 impl From<&Term> for MemoryPart {

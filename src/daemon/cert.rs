@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{CommandFactory, Parser};
 use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 
-use super::{FAILED, USAGE};
+use super::{FAILED, arguments};
 
 const EXAMPLES: &str = "\
 The certificate is its own authority: give it to clients as the one to trust.
@@ -54,13 +54,9 @@ pub(super) fn command() -> clap::Command {
 /// Makes the files. `args` are the arguments of the process without the command's name. Exit codes:
 /// 0, 1 (failure), 2 (wrong usage).
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match Args::try_parse_from(args) {
+    let args: Args = match arguments(args) {
         Ok(args) => args,
-        Err(error) => {
-            // Also --help and --version, on standard output and with code 0.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
-        }
+        Err(code) => return code,
     };
     match make(&args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -94,6 +94,16 @@ pub fn check_memory() -> Result<(), ExitCode> {
     })
 }
 
+/// Parses the arguments of a command. If they are wrong or ask for `--help` or `--version`, prints
+/// what clap says, and returns the exit code as the error.
+fn arguments<P: clap::Parser>(args: impl IntoIterator<Item = OsString>) -> Result<P, ExitCode> {
+    P::try_parse_from(args).map_err(|error| {
+        // If nobody reads it, the exit code has to do.
+        let _ = error.print();
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE))
+    })
+}
+
 /// Runs the daemon until it is told to stop. `args` are the arguments of the process, including its
 /// name.
 ///

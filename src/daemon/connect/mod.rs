@@ -28,7 +28,7 @@ use crate::client::with_remedy;
 use crate::client::{
     Client, ClientLoop, Error, Failed, LoopLimits, Options, Reconnect, State, Unsent,
 };
-use crate::daemon::inherited;
+use crate::daemon::{FAILED, USAGE, arguments, inherited};
 use crate::protocol::framing::{ByteOrder, Framing};
 
 mod input;
@@ -50,10 +50,7 @@ const LINES_AHEAD: usize = 32;
 /// of a pipe waits for it.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// Exit codes: 1 for a failure, 2 for a wrong command line.
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
-/// 128 plus the number of SIGINT, as in a shell.
+/// Exit code: 128 plus the number of SIGINT, as in a shell.
 const INTERRUPTED: u8 = 130;
 
 const EXAMPLES: &str = "\
@@ -106,12 +103,9 @@ pub(super) fn command() -> clap::Command {
 
 /// Runs the client. `args` are the arguments of the process without the word `connect`.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match Args::try_parse_from(args) {
+    let args: Args = match arguments(args) {
         Ok(args) => args,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
-        }
+        Err(code) => return code,
     };
     let target = match Target::parse(&args.target) {
         Ok(target) => target,

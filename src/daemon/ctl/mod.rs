@@ -14,7 +14,7 @@ use axum::http::{Method, StatusCode};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::{FAILED, USAGE};
+use super::{FAILED, USAGE, arguments};
 use ask::{At, Request};
 
 mod ask;
@@ -157,13 +157,9 @@ pub(super) fn command() -> clap::Command {
 /// Runs a command. `args` are the arguments of the process without the word `ctl`. Exit codes: 0, 1
 /// (failure), 2 (wrong usage).
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let cli: Cli = match arguments(args) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Also --help and --version, on standard output and with code 0.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
-        }
+        Err(code) => return code,
     };
     match carry_out(&cli) {
         Ok(text) => match io::stdout().lock().write_all(text.as_bytes()) {

@@ -57,7 +57,7 @@ fn rates(seed: u64, window: usize) -> Rates {
 
 impl<E> InWorld<E> {
     /// Processes the events that are due.
-    fn go_on(&self) {
+    fn handle_due_events(&self) {
         let mut world = self.world.borrow_mut();
         while let Some(event) = world.pop() {
             world.handle_event(event);
@@ -99,7 +99,7 @@ impl<E: Seat> Testbed for InWorld<E> {
 
     fn poll(&mut self, engine: &mut E, deadline: Option<Time>, sink: &mut impl Sink<E>) {
         loop {
-            self.go_on();
+            self.handle_due_events();
             let now = self.world.borrow().now;
             if engine.is_ready() || deadline.is_some_and(|deadline| deadline <= now) {
                 break;
@@ -119,7 +119,7 @@ impl<E: Seat> Testbed for InWorld<E> {
         let mapped = SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), address.port()));
         let end = self.world.borrow_mut().connect(mapped, false);
         loop {
-            self.go_on();
+            self.handle_due_events();
             let outcome = self.world.borrow().connect_outcome(end);
             if let Some(outcome) = outcome {
                 break outcome.unwrap();

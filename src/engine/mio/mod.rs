@@ -250,7 +250,7 @@ impl<S: Sys> MioEngine<S> {
     /// Tries the Discard in flight.
     #[cold]
     fn try_discard(&mut self, key: Key) -> Option<Outcome<S::Socket>> {
-        let slot = known(&mut self.sockets, key);
+        let slot = expect_slot(&mut self.sockets, key);
         if !slot.readable {
             return None;
         }
@@ -353,7 +353,7 @@ impl<S: Sys> MioEngine<S> {
         }
         match op {
             Op::Shutdown => {
-                let socket = known(&mut self.sockets, key).socket.as_ref();
+                let socket = expect_slot(&mut self.sockets, key).socket.as_ref();
                 let shut = self.sys.shutdown(socket.expect("a socket that is open"));
                 Submitted::Ready(match shut {
                     Ok(()) => Outcome::Done,
@@ -361,7 +361,7 @@ impl<S: Sys> MioEngine<S> {
                 })
             }
             Op::Discard => {
-                let slot = known(&mut self.sockets, key);
+                let slot = expect_slot(&mut self.sockets, key);
                 assert!(slot.receiving == 0, "two receives at once");
                 slot.receiving = DISCARD;
                 Submitted::from(self.try_discard(key))
@@ -416,7 +416,7 @@ impl<S: Sys> MioEngine<S> {
             self.cancelled.push_back(key.with(OpKind::Cancel));
             return Submitted::Pending;
         }
-        let slot = known(&mut self.sockets, key);
+        let slot = expect_slot(&mut self.sockets, key);
         let receiving = std::mem::take(&mut slot.receiving) != 0;
         let sending = slot.sending.take().is_some();
         let connecting = std::mem::take(&mut slot.connecting);
@@ -543,7 +543,7 @@ impl<S: Sys> MioEngine<S> {
     /// that were received earlier.
     #[inline(never)]
     fn resume(&mut self, key: Key, sink: &mut impl Sink<Self>) {
-        let slot = known(&mut self.sockets, key);
+        let slot = expect_slot(&mut self.sockets, key);
         if slot.connecting {
             if let Some(outcome) = self.try_connect(key) {
                 self.report(key.with(OpKind::Connect), outcome, sink);
@@ -608,7 +608,7 @@ fn find<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> Option<&mut Slot<Sock
 
 /// The socket with this key, which must exist.
 #[inline]
-fn known<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> &mut Slot<Socket> {
+fn expect_slot<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> &mut Slot<Socket> {
     let slot = &mut sockets[key.slot() as usize];
     debug_assert_eq!(slot.generation, key.generation(), "a key of an earlier generation");
     slot
@@ -699,7 +699,7 @@ impl<S: Sys> Engine for MioEngine<S> {
     fn submit(&mut self, key: Key, op: Op) -> Submitted<S::Socket> {
         match op {
             Op::Recv(most) => {
-                let slot = known(&mut self.sockets, key);
+                let slot = expect_slot(&mut self.sockets, key);
                 assert!(most > 0 && slot.receiving == 0, "two receives at once");
                 slot.receiving = most;
                 match Self::try_recv(&mut self.sys, &self.pool, slot) {
@@ -717,7 +717,7 @@ impl<S: Sys> Engine for MioEngine<S> {
 
     #[inline(always)]
     fn send(&mut self, key: Key, chain: &mut Chain) -> Result<Option<usize>, Errno> {
-        let slot = known(&mut self.sockets, key);
+        let slot = expect_slot(&mut self.sockets, key);
         assert!(slot.sending.is_none(), "two sends at once");
         assert!(!chain.is_empty(), "a send of no bytes");
         Self::try_send(&mut self.sys, slot, chain)
