@@ -22,8 +22,8 @@ pub(crate) mod in_model {
 
     use super::{AtomicBool, AtomicU32, Ordering};
 
-    /// Runs a test in every interleaving, of those in which at most three times a thread is
-    /// interrupted that could go on.
+    /// Runs a test in every interleaving in which threads that could continue are interrupted at
+    /// most three times.
     pub(crate) fn check(test: impl Fn() + Sync + Send + 'static) {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = model.preemption_bound.or(Some(3));

@@ -126,7 +126,7 @@ pub trait Service: 'static {
     /// echo.
     const HEARS_SENT: bool = true;
 
-    /// Whether the service of another process can go on with a connection that has neither input nor
+    /// Whether the service of another process can continue a connection that has neither input nor
     /// output, from a new session and [`open`](Service::open). Then an upgrade of the daemon hands the
     /// connection over at such a moment, without a call of [`closed`](Service::closed). `tag` is
     /// [`Connection::tag`].

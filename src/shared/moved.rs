@@ -25,7 +25,7 @@ pub(crate) struct Facts {
     pub(crate) bytes_sent: u64,
 }
 
-/// A connection of another process that this one goes on with.
+/// A connection of another process that this one continues.
 #[derive(Debug)]
 pub(crate) struct Moved {
     pub(crate) facts: Facts,
@@ -114,7 +114,7 @@ pub(crate) fn place(mailboxes: &Mailboxes, permits: &Arc<Permits>, peer: Peer) -
 /// A process that takes over connections.
 pub(crate) trait Successor: Send {
     /// Offers connections, which nothing happens to meanwhile. Returns for each whether the process
-    /// goes on with it. The caller closes its descriptors of these, and goes on with the others.
+    /// continues it. The caller closes its descriptors of these, and continues the others.
     ///
     /// # Errors
     /// The process takes none of them, and no more.

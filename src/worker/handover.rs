@@ -6,9 +6,9 @@
 //! socket, and the other process receives it. Each connection has one owner at any time:
 //!
 //! 1. It is taken out of the engine, so that this process receives nothing more from it.
-//! 2. The successor gets copies of the descriptors, and says which connections it can go on with.
-//! 3. The successor is told to go on. From here on they are its connections, and this process closes
-//!    its descriptors. If it could not be told, it forgets them, and this process goes on with them.
+//! 2. The successor gets copies of the descriptors, and says which connections it can continue.
+//! 3. The successor is told to continue. From here on they are its connections, and this process closes
+//!    its descriptors. If it could not be told, it forgets them, and this process continues them.
 //!
 //! The worker waits for the reply of step 2, so a batch is small.
 
@@ -100,7 +100,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         again
     }
 
-    /// Whether the connection is at a moment at which another process can go on with it.
+    /// Whether the connection is at a moment at which another process can continue it.
     pub(super) fn can_move(&self, key: Key) -> bool {
         let context = self.table.at(key.slot()).expect("a key of the table");
         context.opened
@@ -145,7 +145,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         handover.successor.take(&all)
     }
 
-    /// Another process goes on with the connection. Its socket is closed here.
+    /// Another process continues the connection. Its socket is closed here.
     fn handed_over<Socket>(&mut self, key: Key, socket: Socket) {
         self.forget_moves(key);
         self.wheel.clear(key.slot());

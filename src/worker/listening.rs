@@ -3,7 +3,7 @@
 //! A listener that is added is stopped: the server starts it when every worker has it. One that is
 //! removed first accepts what waits in its backlog, as in a drain, because closing it resets that. What
 //! waits for a permit or a descriptor does not keep it open: nobody knows how long that takes.
-//! Connections that it has accepted go on.
+//! Connections that it has accepted continue.
 
 use super::Core;
 use super::accept::{Listener, ListenerOf};

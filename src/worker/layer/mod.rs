@@ -65,7 +65,7 @@ pub(crate) trait Layer: 'static {
     /// of its listener. `at` is the peer as the socket reports it.
     fn state(&self, tag: u64, at: Peer, pool: &Pool) -> Self::State;
 
-    /// Whether the layer of another process can go on with the connection from a new state.
+    /// Whether the layer of another process can continue the connection from a new state.
     fn can_move(&self, _: &Self::State) -> bool {
         false
     }
