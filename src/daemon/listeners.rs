@@ -17,7 +17,7 @@ use crate::error::StartError;
 use crate::net::bind::{self, ListenOn};
 use crate::net::proxy::ProxyOptions;
 use crate::net::transport::TransportOptions;
-use crate::server::{Prepared, ServerHandle};
+use crate::server::{PATIENCE, Prepared, ServerHandle};
 
 /// The listeners.
 pub(super) struct Listeners {
@@ -135,6 +135,9 @@ impl Listeners {
         for value in old {
             self.check_removal(&value)?;
             plan.removed.extend(value.numbers);
+        }
+        if !new.is_empty() {
+            server.finish_removals(PATIENCE);
         }
         for nth in new {
             for on in resolved(&plan.values[nth])? {
@@ -304,12 +307,12 @@ impl Listeners {
             (slot.listener, slot.is_open) = (Some(Listener { on, target }), true);
             values[value].numbers.push(number);
         }
+        removed.iter().for_each(|number| self.slots[*number].is_open = false);
+        let left = server.remove(&removed, PATIENCE);
         for number in removed {
-            self.slots[number].is_open = false;
-            let is_closed = server.remove(number);
             let (target, clients) = (self.target(number), server.clients_of(number));
             log::info!("{why}: not listening on {target} any more; its clients go on: {clients}");
-            if !is_closed {
+            if left.contains(&number) {
                 log::warn!("{why}: a worker has not closed {target} yet");
             }
         }

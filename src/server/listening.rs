@@ -33,7 +33,7 @@ use crate::shared::receipt::{Answers, Receipt, Tally};
 
 /// How long the workers have to add or close listeners.
 #[cfg(feature = "daemon")]
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where the listeners are, by their numbers. A number that no listener has had has none.
 pub(super) struct Places(Mutex<Vec<Option<Place>>>);
@@ -88,6 +88,13 @@ impl Places {
     }
 
     #[cfg(feature = "daemon")]
+    fn numbers_in(&self, state: State) -> Vec<usize> {
+        let places = self.lock();
+        let is_in = |place: &Option<Place>| place.is_some_and(|place| place.state == state);
+        (0..places.len()).filter(|number| is_in(&places[*number])).collect()
+    }
+
+    #[cfg(feature = "daemon")]
     fn set_state(&self, number: usize, state: State) {
         if let Some(Some(place)) = self.lock().get_mut(number) {
             place.state = state;
@@ -134,17 +141,21 @@ impl Drop for Prepared<'_> {
         self.offers.clear();
         for (number, endpoint) in std::mem::take(&mut self.places) {
             self.shared.places.set(number, Place { endpoint, state: State::Closing });
-            self.shared.has_closed(number);
         }
+        self.shared.finish_closing(PATIENCE);
     }
 }
 
 #[cfg(feature = "daemon")]
 impl Shared {
-    /// Gives each worker a command, and waits until all have reported.
-    fn ask_workers(&self, mut command: impl FnMut(usize, Receipt) -> Command) -> Tally {
+    /// Gives each worker a command, and waits until all have reported, unless the server is to end.
+    fn ask_workers(
+        &self,
+        patience: Duration,
+        mut command: impl FnMut(usize, Receipt) -> Command,
+    ) -> Tally {
         let begun = Instant::now();
-        let is_over = || self.has_ended() || begun.elapsed() >= PATIENCE;
+        let is_over = || self.mailboxes.ordered_end(0).is_some() || begun.elapsed() >= patience;
         let answers = Answers::new();
         for worker in 0..self.counters.len() {
             let mut one = command(worker, answers.receipt());
@@ -159,21 +170,19 @@ impl Shared {
         answers.wait(is_over)
     }
 
-    /// Whether every worker has closed a listener. Asks them again if some may not have.
-    fn has_closed(&self, number: usize) -> bool {
-        let state = self.places.lock().get(number).copied().flatten().map(|place| place.state);
-        match state {
-            None | Some(State::Closed) => true,
-            Some(State::Open) => false,
-            Some(State::Closing) => {
-                let close = |_, receipt| Command::CloseListeners { numbers: vec![number], receipt };
-                let tally = self.ask_workers(close);
-                let has_closed = tally.queued == self.counters.len() as u64;
-                if has_closed {
-                    self.mailboxes.set_accepting(number, true);
-                    self.places.set_state(number, State::Closed);
-                }
-                has_closed
+    /// Waits until every worker has closed the listeners that were removed. Asks them again if some
+    /// may not have.
+    fn finish_closing(&self, patience: Duration) {
+        let numbers = self.places.numbers_in(State::Closing);
+        if numbers.is_empty() {
+            return;
+        }
+        let close = |_, receipt| Command::CloseListeners { numbers: numbers.clone(), receipt };
+        let tally = self.ask_workers(patience, close);
+        if tally.queued == self.counters.len() as u64 {
+            for number in numbers {
+                self.mailboxes.set_accepting(number, true);
+                self.places.set_state(number, State::Closed);
             }
         }
     }
@@ -220,7 +229,7 @@ impl ServerHandle {
             let listeners = sockets.map(|one| Listening::map(one, Passed::Descriptor)).collect();
             Command::AddListeners { listeners, receipt }
         };
-        let tally = self.shared.ask_workers(add);
+        let tally = self.shared.ask_workers(PATIENCE, add);
         match tally.queued == (workers * listeners.len()) as u64 {
             true => Ok(prepared),
             false => {
@@ -230,18 +239,28 @@ impl ServerHandle {
         }
     }
 
-    /// Removes the listener with this number. It accepts what waits in its backlog. Its connections go
-    /// on. Returns whether every worker has closed it.
-    pub(crate) fn remove(&self, number: usize) -> bool {
+    /// Removes the listeners with these numbers. They accept what waits in their backlogs. Their
+    /// connections go on. Returns those that some worker has not closed after `patience`, or when the
+    /// server is to end.
+    pub(crate) fn remove(&self, numbers: &[usize], patience: Duration) -> Vec<usize> {
         // The sockets are open as long as they are offered.
-        self.shared.offers().retain(|offer| offer.number != number);
-        self.shared.places.set_state(number, State::Closing);
-        self.shared.has_closed(number)
+        self.shared.offers().retain(|offer| !numbers.contains(&offer.number));
+        numbers.iter().for_each(|number| self.shared.places.set_state(*number, State::Closing));
+        self.shared.finish_closing(patience);
+        let left = self.shared.places.numbers_in(State::Closing);
+        left.into_iter().filter(|number| numbers.contains(number)).collect()
+    }
+
+    /// Asks the workers again to close what [`remove`](ServerHandle::remove) has left, and waits for
+    /// them as it does.
+    pub(crate) fn finish_removals(&self, patience: Duration) {
+        self.shared.finish_closing(patience);
     }
 
     /// Whether a listener can get this number: every worker has closed the one that has had it.
     pub(crate) fn is_free(&self, number: usize) -> bool {
-        self.shared.has_closed(number)
+        let state = self.shared.places.lock().get(number).copied().flatten();
+        state.is_none_or(|place| place.state == State::Closed)
     }
 
     /// How many clients of a listener are connected now.

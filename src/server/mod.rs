@@ -38,7 +38,7 @@ use crate::worker::{Rules, Setup};
 use datagrams::{DatagramThreads, Datagrams};
 use listening::Places;
 #[cfg(feature = "daemon")]
-pub(crate) use listening::Prepared;
+pub(crate) use listening::{PATIENCE, Prepared};
 use messaging::{Broadcast, Clients};
 
 mod datagrams;

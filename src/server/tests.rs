@@ -486,7 +486,7 @@ fn listeners_that_are_prepared_accept_nothing_before_they_begin_and_are_gone_if_
     assert_eq!(prepared.begin(), [(1, at.into())]);
     ping(&waiting);
     assert!(!server.is_free(1) && server.clients_of(1) == 1);
-    assert!(server.remove(0) && server.is_free(0));
+    assert!(server.remove(&[0], GUARD).is_empty() && server.is_free(0));
     let refused = TcpStream::connect(server.local_endpoints()[0].socket_addr().unwrap());
     assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     ping(&waiting);
@@ -494,5 +494,70 @@ fn listeners_that_are_prepared_accept_nothing_before_they_begin_and_are_gone_if_
     server.begin_drain(GUARD);
     assert!(server.prepare(&[second.into()], &[1], &[2]).is_err());
     drop(waiting);
+    assert_eq!(server.wait(), Drained::Clean);
+}
+
+/// Blocks its worker's loop when data arrives, until it is let go or nobody can do that any more.
+#[cfg(feature = "daemon")]
+#[derive(Clone)]
+struct Blocks {
+    blocked: mpsc::Sender<()>,
+    let_go: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+#[cfg(feature = "daemon")]
+impl Service for Blocks {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        connection.input.consume(connection.input.len());
+        let _ = self.blocked.send(());
+        let _ = self.let_go.lock().unwrap().recv();
+        Answer::Continue
+    }
+}
+
+#[cfg(feature = "daemon")]
+#[test]
+fn a_worker_that_hangs_is_asked_once_to_close_several_listeners_and_holds_up_no_end() {
+    let ((blocked, is_blocked), (opener, let_go)) = (mpsc::channel(), mpsc::channel());
+    let service = Blocks { blocked, let_go: Arc::new(Mutex::new(let_go)) };
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let config = (0..3).fold(Config::new(), |config, _| config.listen(anywhere));
+    let config = config.workers(1).max_connections(1);
+    let server = Arc::new(Server::start(config, move || service.clone()).unwrap());
+    // Dropped before the server, which waits for its worker.
+    let go = opener;
+    let (view, mailboxes) = (server.view(), &server.shared.mailboxes);
+    let mut client = connect(&server, 0);
+    client.write_all(b"x").unwrap();
+    is_blocked.recv_timeout(GUARD).unwrap();
+    mailboxes.set_accepting(1, false);
+    assert!(view.any_stopped());
+    assert_eq!(server.remove(&[1, 2], Duration::ZERO), [1, 2]);
+    assert_eq!(mailboxes.count(0), 1, "one command for both");
+    assert!(!view.any_stopped(), "the stopped one is not closed yet, but was removed");
+    assert!(!server.is_free(1) && !server.is_free(2));
+    assert_eq!(mailboxes.count(0), 1, "asked by who only looks");
+    server.finish_removals(Duration::ZERO);
+    assert_eq!(mailboxes.count(0), 2);
+    go.send(()).unwrap();
+    server.finish_removals(GUARD);
+    assert!(server.is_free(1) && server.is_free(2) && mailboxes.stopped().is_empty());
+    // Again, and the end comes while it is waited for.
+    client.write_all(b"x").unwrap();
+    is_blocked.recv_timeout(GUARD).unwrap();
+    let (removed, removal) = mpsc::channel();
+    let of_removal = server.clone();
+    thread::spawn(move || removed.send(of_removal.remove(&[0], GUARD * 10)));
+    let begun = std::time::Instant::now();
+    while mailboxes.count(0) == 0 {
+        assert!(begun.elapsed() < GUARD, "it is never asked");
+        thread::yield_now();
+    }
+    server.begin_drain(GUARD);
+    assert_eq!(removal.recv_timeout(GUARD), Ok(vec![0]), "the end waits for the removal");
+    go.send(()).unwrap();
+    drop(client);
     assert_eq!(server.wait(), Drained::Clean);
 }
