@@ -1,15 +1,16 @@
 //! The daemon: carries out the command line, from its arguments to the exit code.
 //!
 //! Standard output carries the ready lines and nothing else; the log goes to standard error.
-//! Besides the workers there are up to eight threads, which sleep most of the time: one writes
-//! the log, one is for signals, one for the lines of `--stats-interval`, one for
-//! `--until-stdin-closes`, one for `--admin`, one for `--drain-delay`, one for the watchdog of a
+//! Besides the workers there are up to nine threads, which sleep most of the time: one writes
+//! the log, one is for signals, one for reloads, one for the lines of `--stats-interval`, one for
+//! `--until-stdin-closes`, one for `--admin`, one for a drain, one for the watchdog of a
 //! service manager, one for an upgrade.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,7 +76,7 @@ const LOG_FLUSH: Duration = Duration::from_secs(1);
 const PROGRAM_BYTES: u64 = 8 << 20;
 
 /// Stack size of a helper thread, in bytes. Each thread only formats a line now and then, but that of
-/// the signals also reads the settings again: without optimisation, clap needs more than 256 KiB of
+/// the reloads also reads the settings again: without optimisation, clap needs more than 256 KiB of
 /// stack for as many flags.
 const HELPER_STACK_BYTES: usize = 1 << 20;
 
@@ -288,7 +289,10 @@ fn start_threads(
         spawn("stdin", move || end_with_stdin(&ending))?;
     }
     let ending = Arc::clone(ending);
-    spawn("signals", move || obey(signals, &ending, &operations))
+    let (reload, reloads) = mpsc::sync_channel(1);
+    let of_reloads = Arc::clone(&operations);
+    spawn("reload", move || reload_when_asked(&reloads, &of_reloads))?;
+    spawn("signals", move || obey(signals, &ending, &operations, &reload))
 }
 
 fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
@@ -305,21 +309,21 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(),
         .map_err(refused)
 }
 
-/// Handles the signals. The signal handler itself only wakes this thread.
-fn obey(mut signals: Signals, ending: &Arc<Ending>, operations: &Arc<Operations>) {
-    let (mut last_totals, mut last_hangup) = (None, None);
+/// Handles the signals. The signal handler itself only wakes this thread, and nothing holds it up:
+/// SIGTERM may come next.
+fn obey(
+    mut signals: Signals,
+    ending: &Arc<Ending>,
+    operations: &Arc<Operations>,
+    reload: &SyncSender<()>,
+) {
+    let mut last_totals = None;
     for signal in signals.forever() {
         match signal {
             SIGUSR1 if is_due(&mut last_totals) => report::totals(&ending.server.stats().total()),
             SIGUSR1 => {}
-            SIGHUP => {
-                // None is left out: the file may have changed since the last one.
-                if !is_due(&mut last_hangup) {
-                    thread::sleep(SIGNAL_LINE_GAP);
-                }
-                // The log has the result.
-                operations.reload_for("SIGHUP");
-            }
+            // If one waits already, it will read what there is now.
+            SIGHUP => drop(reload.try_send(())),
             SIGUSR2 => {
                 let operations = Arc::clone(operations);
                 // The log has the result.
@@ -331,6 +335,15 @@ fn obey(mut signals: Signals, ending: &Arc<Ending>, operations: &Arc<Operations>
             SIGINT => ending.next("SIGINT"),
             _ => ending.next("SIGTERM"),
         }
+    }
+}
+
+/// Reloads for SIGHUP, on a thread of its own: a file, a name or a worker may keep a reload waiting.
+fn reload_when_asked(asked: &Receiver<()>, operations: &Operations) {
+    while asked.recv().is_ok() {
+        // The log has the result.
+        operations.reload_for("SIGHUP");
+        thread::sleep(SIGNAL_LINE_GAP);
     }
 }
 

@@ -20,8 +20,10 @@ impl Operations {
         Operations { ending, reloader: Mutex::new(reloader), upgrader }
     }
 
-    /// Reads the settings again for a signal, which begins the line of the log.
+    /// Reads the settings again for a signal, which begins the line of the log. A process that is to
+    /// replace another one does so when it has taken over.
     pub(super) fn reload_for(&self, signal: &str) {
+        self.upgrader.wait_for_takeover();
         // What comes of it is in the log.
         if let Err(text) = self.upgrader.unless_under_way(|| drop(self.reload_now(signal))) {
             log::warn!("{signal}: nothing is changed: {text}");

@@ -1,8 +1,8 @@
 //! Tells a service manager what the daemon does (the protocol of `sd_notify`): ready, reloading,
 //! stopping, and that its workers' loops turn. Without `NOTIFY_SOCKET` this does nothing.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,10 @@ pub(super) fn ready(addresses: usize) {
 
 /// A reload begins. [`reloaded`] must follow.
 pub(super) fn reloading() {
+    let is_stopping = is_stopping();
+    if *is_stopping {
+        return;
+    }
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => log::warn!("cannot read the clock for the service manager: {error}"),
@@ -34,12 +38,32 @@ pub(super) fn reloading() {
 
 /// A reload has ended: what came of it.
 pub(super) fn reloaded(status: &str) {
+    let is_stopping = is_stopping();
+    if *is_stopping {
+        return;
+    }
     notify(&[NotifyState::Ready, NotifyState::Status(&status.replace('\n', " "))]);
 }
 
-/// The daemon ends.
+/// What comes of an upgrade.
+pub(super) fn upgrading(status: &str) {
+    let is_stopping = is_stopping();
+    if !*is_stopping {
+        notify(&[NotifyState::Status(&status.replace('\n', " "))]);
+    }
+}
+
+/// The daemon ends. A reload may be under way, of which nothing more is said: it would look as if the
+/// daemon went on.
 pub(super) fn stopping(status: &str) {
+    *is_stopping() = true;
     notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
+}
+
+/// Whether it was told that the daemon ends. Locked while a reload or an upgrade is told of.
+fn is_stopping() -> MutexGuard<'static, bool> {
+    static IS_STOPPING: Mutex<bool> = Mutex::new(false);
+    IS_STOPPING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// This process is the one that the service manager is to watch.

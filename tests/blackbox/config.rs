@@ -1,15 +1,18 @@
 //! The configuration file, the environment and `--check`, as the daemon's users see them.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::admin::{get, metric};
 use crate::harness::{Client, Daemon, Fleet, eventually, meanwhile, run_to_end};
+use crate::tls::Directory;
 
 /// A configuration file, which this removes.
 pub struct ConfigFile(PathBuf);
@@ -108,6 +111,33 @@ impl Daemon {
     }
 }
 
+/// Makes a file a pipe: who opens it waits until somebody writes into it.
+pub fn make_pipe(path: &str) {
+    fs::remove_file(path).expect("removing a file");
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+}
+
+/// The other end of a pipe, once somebody waits for it.
+pub fn other_end(path: &str) -> File {
+    let mut pipe = None;
+    eventually("somebody opens the pipe", || {
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        pipe = OpenOptions::new().write(true).custom_flags(flags).open(path).ok();
+        pipe.is_some()
+    });
+    pipe.expect("it was opened")
+}
+
+/// Flags of a daemon with a second listener, whose certificate is in the folder. A reload reads it
+/// again.
+pub fn with_a_certificate() -> (Directory, [String; 6]) {
+    let files = Directory::new();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| files.file(name));
+    let url = format!("tls://127.0.0.1:0?cert={cert}&key={key}");
+    let flags = ["--listen", "127.0.0.1:0", "--drain-timeout", "1m", "--listen", &url];
+    (files, flags.map(str::to_owned))
+}
+
 /// The settings of the file before and after a reload.
 const BEFORE: &str = "max-connections = 40\nidle-timeout = '1h'\nlinger = '1s'\n\
                       max-connections-per-address = 30\n";
@@ -192,6 +222,25 @@ fn a_reload_of_a_wrong_file_changes_nothing() {
     assert_eq!((of(successful), of(generation)), (1.0, 2.0));
     assert!(loaded_at() > started);
     daemon.finish();
+}
+
+#[test]
+fn a_reload_that_hangs_holds_up_no_signal() {
+    let (files, flags) = with_a_certificate();
+    let mut daemon = Daemon::start(&flags.each_ref().map(|flag| &flag[..]));
+    let mut client = Client::connect(daemon.address());
+    client.ping(1_000);
+    let cert = files.file("cert.pem");
+    make_pipe(&cert);
+    daemon.signal(Signal::HUP);
+    let _pipe = other_end(&cert);
+    daemon.signal(Signal::USR1);
+    eventually("totals", || !daemon.lines_with("accepted=1 ").is_empty());
+    client.ping(1_000);
+    daemon.signal(Signal::TERM);
+    client.expect_fin();
+    drop(client);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
 }
 
 #[test]

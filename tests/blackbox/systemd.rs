@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::config::ConfigFile;
-use crate::harness::{Client, Daemon, GUARD, run_to_end, skip};
+use crate::config::{ConfigFile, make_pipe, other_end, with_a_certificate};
+use crate::harness::{Client, Daemon, GUARD, eventually, run_to_end, skip};
 
 /// A path in the folder for temporary files, which this removes.
 struct TempPath(PathBuf);
@@ -91,6 +91,32 @@ fn the_service_manager_is_told_of_start_reload_and_end() {
     daemon.signal(Signal::TERM);
     assert_eq!(manager.next(), ["STOPPING=1", "STATUS=SIGTERM: draining, 7s at most"]);
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+}
+
+#[test]
+fn the_service_manager_hears_no_more_of_a_reload_that_the_end_has_overtaken() {
+    let manager = Manager::new();
+    let (files, flags) = with_a_certificate();
+    let flags = flags.each_ref().map(|flag| &flag[..]);
+    let mut daemon = Daemon::start_under(&manager.environment(), &flags);
+    assert_eq!(manager.next()[0], "READY=1");
+    let mut client = Client::connect(daemon.address());
+    client.ping(10);
+    let cert = files.file("cert.pem");
+    make_pipe(&cert);
+    daemon.signal(Signal::HUP);
+    let pipe = other_end(&cert);
+    assert_eq!(manager.next()[0], "RELOADING=1");
+    daemon.signal(Signal::TERM);
+    assert_eq!(manager.next()[0], "STOPPING=1");
+    drop(pipe);
+    eventually("the reload ends", || daemon.log().contains("SIGHUP: reloaded, "));
+    client.expect_fin();
+    drop(client);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    manager.socket.set_nonblocking(true).expect("not to wait");
+    let error = manager.socket.recv(&mut [0; 4096]).expect_err("READY=1 after STOPPING=1");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
 }
 
 fn monotonic_us() -> u64 {

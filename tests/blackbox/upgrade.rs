@@ -1,21 +1,21 @@
 //! Upgrades: a new process takes over, and no client notices. The program is started by a symbolic
 //! link, which then leads to another program.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::admin::{connect, get};
+use crate::config::{ConfigFile, make_pipe, other_end};
 use crate::control::{TOKEN, TokenFile, authorized};
 use crate::harness::{Client, Daemon, Fleet, GUARD, binary, eventually, have, meanwhile};
 use crate::listeners::{fresh, listen};
@@ -314,24 +314,16 @@ fn an_upgrade_gives_up_its_wait_for_a_reload_that_hangs() {
     fs::write(&settings, "upgrade-timeout = '1s'").expect("writing a file");
     let url = format!("tls://127.0.0.1:0?cert={cert}&key={key}");
     let upgraded = Upgraded::start(&["--config", &settings, "--listen", &url]);
-    // Whoever opens a pipe waits until somebody writes into it.
     let certificate = fs::read(&cert).expect("reading a file");
-    fs::remove_file(&cert).expect("removing a file");
-    mknodat(CWD, &cert, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    make_pipe(&cert);
     upgraded.daemon.signal(Signal::HUP);
-    let mut pipe = None;
-    eventually("the reload opens it", || {
-        let flags = OFlags::NONBLOCK.bits() as i32;
-        pipe = OpenOptions::new().write(true).custom_flags(flags).open(&cert).ok();
-        pipe.is_some()
-    });
+    let mut pipe = other_end(&cert);
     let wrong = "a reload, or a stop or start of a listener, has not ended after 1s";
     assert_eq!(upgraded.ask(), (409, wrong.to_owned()));
     // Other changes are possible again.
     for change in ["/api/v1/listeners/0/stop", "/api/v1/listeners/0/start"] {
         assert_eq!(authorized(&upgraded.daemon, change, b"").0, 200, "{change}");
     }
-    let mut pipe = pipe.expect("it was opened");
     pipe.write_all(&certificate).expect("writing into the pipe");
     drop(pipe);
     eventually("the reload ends", || {
@@ -421,6 +413,46 @@ fn an_end_between_go_and_the_new_process_serving_waits_until_the_sockets_are_lef
     upgraded.first_has_ended();
     let log = upgraded.daemon.log();
     assert!(log.find("has taken over") < log.find(line), "{log}");
+}
+
+/// The running process's part of an upgrade, beside a new process that this starts. It changes the
+/// file of the settings between SIGHUP and the message to go.
+const SLOW_TO_LEAVE: &str = r#"
+import json, os, signal, socket, sys, time
+own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+program, args = sys.argv[1], sys.argv[2:]
+if os.fork():
+    own.close()
+    other.set_inheritable(True)
+    os.execv(program, [program, f"--upgrade-from={other.fileno()}"] + args)
+other.close()
+upgrades = {"done": 1, "failed": 0}
+opening = {"version": 1, "process": os.getpid(), "upgrades": upgrades, "groups": 0}
+own.send(json.dumps(opening).encode())
+assert "Ready" in json.loads(own.recv(65536))
+os.kill(os.getppid(), signal.SIGHUP)
+# As long as a reload takes that does not wait.
+time.sleep(0.5)
+with open(args[args.index("--config") + 1], "w") as file:
+    file.write("send-timeout = \"7s\"")
+own.send(b"null")
+assert json.loads(own.recv(65536)) == "Serving"
+own.send(b"null")
+"#;
+
+#[test]
+fn sighup_before_the_takeover_is_obeyed_after_it() {
+    if !have("python3") {
+        return;
+    }
+    let file = ConfigFile::new("");
+    let shell = format!("exec python3 -c '{SLOW_TO_LEAVE}' \"$0\" \"$@\"");
+    let daemon = Daemon::start_under(&shell, &["--config", file.path()]);
+    eventually("a reload", || daemon.log().contains("SIGHUP: "));
+    let line = "SIGHUP: reloaded, generation=2: send-timeout 30s -> 7s";
+    assert!(daemon.log().contains(line), "{}", daemon.tail());
+    Client::connect(daemon.address()).ping(1_000);
+    daemon.finish();
 }
 
 /// Each client sends as soon as it has its bytes back, so the processes change in the middle of that.
@@ -565,11 +597,13 @@ fn the_service_manager_follows_the_new_process() {
     let folder = folder();
     let path = folder.join("notify");
     let manager = UnixDatagram::bind(&path).expect("a socket");
-    manager.set_read_timeout(Some(GUARD)).expect("a time-out");
-    let next = || {
+    let next = |deadline: Instant| {
+        // Not 0, which would be no time-out.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
+        manager.set_read_timeout(Some(left)).expect("a time-out");
         let mut message = [0; 4096];
-        let length = manager.recv(&mut message).expect("a notification");
-        String::from_utf8(message[..length].to_vec()).expect("text")
+        let length = manager.recv(&mut message).ok()?;
+        Some(String::from_utf8(message[..length].to_vec()).expect("text"))
     };
     // The shell that starts the daemon has its process id.
     let shell = format!(
@@ -580,9 +614,11 @@ fn the_service_manager_follows_the_new_process() {
     let mut upgraded = Upgraded::start_under(&shell, &["--listen", "framed://fd:web"]);
     let address = upgraded.daemon.address();
     let ready = |process: &str| {
-        let mut seen = Vec::new();
+        // For all of them: the watchdog is fed meanwhile.
+        let (mut seen, deadline) = (Vec::new(), Instant::now() + GUARD);
         while seen.last().is_none_or(|last: &String| !last.starts_with(process)) {
-            seen.push(next());
+            let message = next(deadline);
+            seen.push(message.unwrap_or_else(|| panic!("no {process:?} after {seen:?}")));
         }
         seen
     };
@@ -599,8 +635,11 @@ fn the_service_manager_follows_the_new_process() {
         fs::write(&fail, "").expect("writing a file");
         assert_eq!(first.join().expect("a reply").0, 409);
     });
-    upgraded.install("exit 1");
+    ready("STATUS=not upgraded: the new process has ended (exit status: 1)");
+    upgraded.install("exit 2");
     assert_eq!(upgraded.ask().0, 409);
+    ready("STATUS=upgrading");
+    ready("STATUS=not upgraded: the new process has ended (exit status: 2)");
     upgraded.lead_to(&fs::canonicalize(binary()).expect("the program"));
     let process = upgraded.upgrade();
     let main = format!("MAINPID={}", process.as_raw_nonzero());
@@ -617,7 +656,6 @@ fn the_service_manager_follows_the_new_process() {
     kill_process(last, Signal::TERM).expect("ending it");
     ready("STOPPING=1");
     eventually("it ends", || !runs(last));
-    manager.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
     drop(client);
     fs::remove_dir_all(folder).expect("removing the folder");
 }

@@ -1,5 +1,6 @@
 //! Changes of the running process, and an upgrade, which lets none begin: the new process begins with
-//! what the settings and the stopped listeners were when it was started.
+//! what the settings and the stopped listeners were when it was started. In the new process, none begins
+//! before it has taken over.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +15,19 @@ pub(super) struct Changes {
 #[derive(Default)]
 struct State {
     under_way: usize,
-    is_closed: bool,
+    /// What lets no change begin.
+    closed: Option<Obstacle>,
+}
+
+/// What something has to wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Obstacle {
+    /// Changes that are under way.
+    Changes,
+    /// This process is being replaced, or is about to be.
+    Upgrade,
+    /// This process has not taken over yet.
+    Takeover,
 }
 
 /// A change that is under way, until this is dropped.
@@ -29,49 +42,62 @@ impl Changes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a change. `None` if an upgrade is under way, or waits to begin.
-    pub(super) fn begin(&self) -> Option<Change<'_>> {
+    /// Begins a change.
+    ///
+    /// # Errors
+    /// What lets none begin.
+    pub(super) fn begin(&self) -> Result<Change<'_>, Obstacle> {
         let mut state = self.lock();
-        (!state.is_closed).then(|| {
-            state.under_way += 1;
-            Change(self)
-        })
+        match state.closed {
+            Some(obstacle) => Err(obstacle),
+            None => {
+                state.under_way += 1;
+                Ok(Change(self))
+            }
+        }
     }
 
-    /// Lets no change begin any more, and waits for those that are under way, and before that for
-    /// others who do this. After each `look` it asks whether to wait on.
+    /// Lets no change begin any more because of `why`, and waits for those that are under way, and
+    /// before that for others who do this. After each `look` it asks whether to wait on for what is in
+    /// the way.
     ///
     /// # Errors
     /// What `waits_on` returns.
     pub(super) fn close<E>(
         &self,
+        why: Obstacle,
         look: Duration,
-        mut waits_on: impl FnMut() -> Result<(), E>,
+        mut waits_on: impl FnMut(Obstacle) -> Result<(), E>,
     ) -> Result<Closed<'_>, E> {
-        let mut state = self.wait_while(look, |state| state.is_closed, &mut waits_on)?;
-        state.is_closed = true;
+        let mut state = self.wait_while(look, |state| state.closed, &mut waits_on)?;
+        state.closed = Some(why);
         drop(state);
         let closed = Closed(self);
-        drop(self.wait_while(look, |state| state.under_way > 0, &mut waits_on)?);
+        let under_way = |state: &State| (state.under_way > 0).then_some(Obstacle::Changes);
+        drop(self.wait_while(look, under_way, &mut waits_on)?);
         Ok(closed)
     }
 
     fn wait_while<E>(
         &self,
         look: Duration,
-        condition: impl Fn(&State) -> bool,
-        waits_on: &mut impl FnMut() -> Result<(), E>,
+        in_the_way: impl Fn(&State) -> Option<Obstacle>,
+        waits_on: &mut impl FnMut(Obstacle) -> Result<(), E>,
     ) -> Result<MutexGuard<'_, State>, E> {
         loop {
-            let holds = |state: &mut State| condition(state);
+            let holds = |state: &mut State| in_the_way(state).is_some();
             let waited = self.one_has_ended.wait_timeout_while(self.lock(), look, holds);
-            let (state, result) = waited.unwrap_or_else(PoisonError::into_inner);
-            if !result.timed_out() {
-                return Ok(state);
-            }
+            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let Some(obstacle) = in_the_way(&state) else { return Ok(state) };
             drop(state);
-            waits_on()?;
+            waits_on(obstacle)?;
         }
+    }
+
+    /// Waits until this process has taken over from another, if it is about to.
+    pub(super) fn wait_for_takeover(&self) {
+        let holds = |state: &mut State| state.closed == Some(Obstacle::Takeover);
+        drop(self.one_has_ended.wait_while(self.lock(), holds));
     }
 }
 
@@ -84,7 +110,7 @@ impl Drop for Change<'_> {
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
-        self.0.lock().is_closed = false;
+        self.0.lock().closed = None;
         self.0.one_has_ended.notify_all();
     }
 }
@@ -94,6 +120,7 @@ mod tests {
     use std::thread;
     use std::time::Instant;
 
+    use super::Obstacle::{Takeover, Upgrade};
     use super::*;
 
     const LOOK: Duration = Duration::from_millis(1);
@@ -103,12 +130,15 @@ mod tests {
     fn changes_begin_beside_each_other_and_not_beside_an_upgrade() {
         let changes = Changes::default();
         let both = (changes.begin(), changes.begin());
-        assert!(both.0.is_some() && both.1.is_some());
+        assert!(both.0.is_ok() && both.1.is_ok());
         drop(both);
-        let closed = changes.close(LOOK, || Err("nothing is under way")).ok().unwrap();
-        assert!(changes.begin().is_none());
-        drop(closed);
-        assert!(changes.begin().is_some());
+        for obstacle in [Upgrade, Takeover] {
+            let closed =
+                changes.close(obstacle, LOOK, |_| Err("nothing is under way")).ok().unwrap();
+            assert_eq!(changes.begin().err(), Some(obstacle));
+            drop(closed);
+            assert!(changes.begin().is_ok());
+        }
     }
 
     #[test]
@@ -116,15 +146,16 @@ mod tests {
         let changes = Changes::default();
         let hangs = changes.begin();
         let mut looks = 0;
-        let gives_up = changes.close(LOOK, || {
-            assert!(changes.begin().is_none(), "it would wait behind new ones for ever");
+        let gives_up = changes.close(Upgrade, LOOK, |obstacle| {
+            assert!(changes.begin().is_err(), "it would wait behind new ones for ever");
+            assert_eq!(obstacle, Obstacle::Changes);
             looks += 1;
             if looks == 3 { Err(()) } else { Ok(()) }
         });
         assert!(gives_up.is_err() && looks == 3);
-        assert!(changes.begin().is_some());
+        assert!(changes.begin().is_ok());
         drop(hangs);
-        assert!(changes.close(LOOK, || Err(())).is_ok());
+        assert!(changes.close(Upgrade, LOOK, |_| Err(())).is_ok());
     }
 
     #[test]
@@ -132,9 +163,9 @@ mod tests {
         let changes = Changes::default();
         let (first, last) = (changes.begin(), changes.begin());
         thread::scope(|scope| {
-            let upgrade = scope.spawn(|| drop(changes.close(LOOK, || Ok::<(), ()>(()))));
+            let upgrade = scope.spawn(|| drop(changes.close(Upgrade, LOOK, |_| Ok::<(), ()>(()))));
             let begun = Instant::now();
-            while changes.begin().is_some() {
+            while changes.begin().is_ok() {
                 assert!(begun.elapsed() < GUARD, "the upgrade does not even wait");
                 thread::yield_now();
             }
@@ -147,15 +178,16 @@ mod tests {
     #[test]
     fn an_upgrade_waits_for_another_who_lets_no_change_begin() {
         let changes = Changes::default();
-        let closed = changes.close(LOOK, || Ok::<(), ()>(())).unwrap();
+        let closed = changes.close(Takeover, LOOK, |_| Ok::<(), ()>(())).unwrap();
         let mut looks = 0;
-        let gives_up = changes.close(LOOK, || {
+        let gives_up = changes.close(Upgrade, LOOK, |obstacle| {
+            assert_eq!(obstacle, Takeover);
             looks += 1;
             if looks == 3 { Err(()) } else { Ok(()) }
         });
         assert!(gives_up.is_err() && looks == 3);
-        assert!(changes.begin().is_none(), "the other one still lets none begin");
+        assert!(changes.begin().is_err(), "the other one still lets none begin");
         drop(closed);
-        assert!(changes.begin().is_some());
+        assert!(changes.begin().is_ok());
     }
 }

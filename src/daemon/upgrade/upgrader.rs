@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::changes::{Changes, Closed};
+use super::changes::{Changes, Closed, Obstacle};
 use super::channel::Channel;
 use super::connections::{self, Lines};
 use super::{ARGUMENT, File, Go, Group, Moves, Opening, Reply, Role, VERSION};
@@ -95,6 +95,7 @@ impl Upgrader {
                 return Err(text.to_owned());
             }
         };
+        systemd::upgrading("upgrading");
         let no_changes = self.wait_for_changes();
         let result = no_changes.and_then(|_closed| self.try_upgrade(why, *upgrades));
         match &result {
@@ -103,7 +104,9 @@ impl Upgrader {
             Err(text) => {
                 upgrades.failed += 1;
                 self.show(*upgrades);
-                log::error!("{why}: not upgraded: {text}");
+                let status = format!("not upgraded: {text}");
+                log::error!("{why}: {status}");
+                systemd::upgrading(&status);
             }
         }
         result
@@ -114,12 +117,16 @@ impl Upgrader {
     fn wait_for_changes(&self) -> Result<Closed<'_>, String> {
         let time = CHANGES_TIME.min(self.ending.upgrade_timeout());
         let deadline = Instant::now() + time;
-        self.changes.close(LOOK, || {
+        self.changes.close(Obstacle::Upgrade, LOOK, |obstacle| {
             if self.ending.has_begun() {
                 return Err(ENDING.to_owned());
             }
             if Instant::now() >= deadline {
-                let what = "a reload, or a stop or start of a listener,";
+                let what = match obstacle {
+                    Obstacle::Changes => "a reload, or a stop or start of a listener,",
+                    Obstacle::Upgrade => "another upgrade",
+                    Obstacle::Takeover => "the takeover from the process before this one",
+                };
                 return Err(format!("{what} has not ended after {time:?}"));
             }
             Ok(())
@@ -127,17 +134,21 @@ impl Upgrader {
     }
 
     /// Changes something, unless an upgrade is under way or has replaced this process: the new one would
-    /// not know of it.
+    /// not know of it. A process that has not taken over yet changes nothing either.
     ///
     /// # Errors
-    /// Which of the two it is.
+    /// Which of these it is.
     pub(in crate::daemon) fn unless_under_way<T>(
         &self,
         change: impl FnOnce() -> T,
     ) -> Result<T, String> {
-        let Some(_no_upgrade) = self.changes.begin() else {
-            return Err("an upgrade is under way: try again when it has ended".to_owned());
-        };
+        let _no_upgrade = self.changes.begin().map_err(|obstacle| {
+            let what = match obstacle {
+                Obstacle::Takeover => "this process is taking over from another",
+                Obstacle::Upgrade | Obstacle::Changes => "an upgrade is under way",
+            };
+            format!("{what}: try again when it has ended")
+        })?;
         if self.ending.server.is_retired() {
             return Err(REPLACED.to_owned());
         }
@@ -146,10 +157,15 @@ impl Upgrader {
 
     /// Lets nothing be changed, as during an upgrade: this process has not taken over yet.
     pub(in crate::daemon) fn refuse_changes(&self) -> Closed<'_> {
-        match self.changes.close(LOOK, || Ok::<(), Infallible>(())) {
+        match self.changes.close(Obstacle::Takeover, LOOK, |_| Ok::<(), Infallible>(())) {
             Ok(closed) => closed,
             Err(never) => match never {},
         }
+    }
+
+    /// Waits as long as this process [refuses changes](Upgrader::refuse_changes).
+    pub(in crate::daemon) fn wait_for_takeover(&self) {
+        self.changes.wait_for_takeover();
     }
 
     /// Keeps the lines of the process that this one has replaced, until this one is replaced.
@@ -392,14 +408,33 @@ mod tests {
     use crate::daemon::ending::EndTimes;
     use crate::{Config, Server};
 
-    #[test]
-    fn a_process_that_was_replaced_changes_nothing() {
+    /// The upgrader of a server. It waits for nothing.
+    fn upgrader() -> (Upgrader, Arc<Ending>) {
         let config = Config::new().listen("127.0.0.1:0").workers(1).max_connections(1);
         let server = Server::start(config, Echo).unwrap();
         let [delay, timeout, upgrade] = [Duration::ZERO; 3];
         let times = EndTimes { delay, timeout, upgrade };
         let ending = Arc::new(Ending::new(server, None, times));
-        let upgrader = Upgrader::new(&[], &ending, Vec::new(), Upgrades::default());
+        (Upgrader::new(&[], &ending, Vec::new(), Upgrades::default()), ending)
+    }
+
+    #[test]
+    fn a_process_that_has_not_taken_over_changes_nothing_and_says_why() {
+        let (upgrader, _ending) = upgrader();
+        let refused = upgrader.refuse_changes();
+        let changed = upgrader.unless_under_way(|| panic!("it has not taken over"));
+        let wrong = "this process is taking over from another: try again when it has ended";
+        assert_eq!(changed, Err::<(), _>(wrong.to_owned()));
+        let wrong = "the takeover from the process before this one has not ended after 0ns";
+        assert_eq!(upgrader.upgrade("SIGUSR2"), Err(wrong.to_owned()));
+        drop(refused);
+        upgrader.wait_for_takeover();
+        assert_eq!(upgrader.unless_under_way(|| 7), Ok(7));
+    }
+
+    #[test]
+    fn a_process_that_was_replaced_changes_nothing() {
+        let (upgrader, ending) = upgrader();
         assert_eq!(upgrader.unless_under_way(|| 7), Ok(7));
         ending.server.retire(&[], Vec::new());
         let changed = upgrader.unless_under_way(|| panic!("nobody would know of it"));
