@@ -58,6 +58,8 @@ pub(super) struct Plan {
     values: Vec<Value>,
     removed: Vec<usize>,
     added: Vec<Added>,
+    /// New wildcards of IPv6 that a machine without it leaves out.
+    left_out: Vec<Endpoint>,
 }
 
 /// A listener that is added.
@@ -120,7 +122,8 @@ impl Listeners {
     /// Why the listeners stay as they are.
     pub(super) fn plan(&self, cli: &Cli, server: &ServerHandle) -> Result<Plan, NotPlanned> {
         let mut old = self.values.clone();
-        let mut plan = Plan { values: Vec::new(), removed: Vec::new(), added: Vec::new() };
+        let (values, removed, added) = (Vec::new(), Vec::new(), Vec::new());
+        let mut plan = Plan { values, removed, added, left_out: Vec::new() };
         let mut new = Vec::new();
         for (service, at) in cli.listeners() {
             let is_same = |value: &Value| value.service == *service && value.at == *at;
@@ -139,14 +142,35 @@ impl Listeners {
         if !new.is_empty() {
             server.finish_removals(PATIENCE);
         }
-        for nth in new {
-            for on in resolved(&plan.values[nth])? {
-                let number = self.free_number(&plan, plan.values[nth].service, &on, server)?;
-                plan.added.push(Added { value: nth, number, on });
-            }
+        for (nth, on) in self.addresses_of(&mut plan, &new)? {
+            let number = self.free_number(&plan, plan.values[nth].service, &on, server)?;
+            plan.added.push(Added { value: nth, number, on });
         }
         self.check_together(&plan, &cli.settings)?;
         Ok(plan)
+    }
+
+    /// The addresses that the `new` ones of a plan's values add, each with the place of its value.
+    fn addresses_of(
+        &self,
+        plan: &mut Plan,
+        new: &[usize],
+    ) -> Result<Vec<(usize, ListenOn)>, NotPlanned> {
+        let on = |number: &usize| Some(self.slots.get(*number)?.listener.as_ref()?.on.clone());
+        // One without a number was left out, and may be needed now.
+        let is_kept = |nth: usize| !new.contains(&nth) && !plan.values[nth].numbers.is_empty();
+        let addresses = |(nth, value): (usize, &Value)| match is_kept(nth) {
+            true => Ok(value.numbers.iter().filter_map(on).collect()),
+            false => resolved(value),
+        };
+        let mut all: Vec<Vec<ListenOn>> =
+            plan.values.iter().enumerate().map(addresses).collect::<Result<_, _>>()?;
+        let left_out = bind::leave_out_ipv6_wildcards(&mut all);
+        let added = all.into_iter().enumerate().filter(|(nth, _)| !is_kept(*nth));
+        let added = added.flat_map(|(nth, on)| on.into_iter().map(move |on| (nth, on))).collect();
+        let of_new = left_out.into_iter().filter(|(nth, _)| new.contains(nth));
+        plan.left_out = of_new.map(|(_, endpoint)| endpoint).collect();
+        Ok(added)
     }
 
     fn check_removal(&self, value: &Value) -> Result<(), NotPlanned> {
@@ -293,7 +317,8 @@ impl Listeners {
         server: &ServerHandle,
         why: &str,
     ) {
-        let Plan { mut values, removed, added } = plan;
+        let Plan { mut values, removed, added, left_out } = plan;
+        left_out.into_iter().for_each(bind::log_left_out);
         for (Added { value, number, on }, (_, endpoint)) in added.into_iter().zip(prepared.begin())
         {
             let slot = &mut self.slots[number];

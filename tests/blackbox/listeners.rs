@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +14,8 @@ use serde_json::Value;
 use crate::admin::{connect, get, metric};
 use crate::config::ConfigFile;
 use crate::control::{authorized, start};
-use crate::harness::{Client, Daemon, Fleet, eventually, skip};
+use crate::harness::{Client, Daemon, Fleet, eventually, have, skip};
+use crate::startup::{WITHOUT_IPV6, free_port};
 
 /// An address that nothing else uses.
 pub fn fresh() -> SocketAddr {
@@ -265,6 +266,36 @@ fn a_wildcard_of_one_family_is_neither_added_to_nor_taken_from_that_of_the_other
         assert!(!daemon.reload().contains("needs a restart"));
         assert_eq!(targets(&daemon).len(), count);
     }
+}
+
+#[test]
+fn without_ipv6_a_reload_leaves_out_the_same_wildcard_as_a_start() {
+    if !have("python3") {
+        return;
+    }
+    let (first, port) = (fresh().to_string(), free_port());
+    let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
+    let file = ConfigFile::new(&listen(&[&first]));
+    let flags = ["--config", file.path(), "--admin", "127.0.0.1:0"];
+    let daemon = Daemon::start_under(WITHOUT_IPV6, &flags);
+    for (linger, then) in [("1m", [&first[..], &v6, &v4]), ("2m", [&first[..], &v4, &v6])] {
+        file.write(&format!("linger = '{linger}'\n{}", listen(&then)));
+        let line = daemon.reload();
+        assert!(line.starts_with("reloaded, ") && !line.contains("needs a restart"), "{line}");
+        assert_eq!(targets(&daemon).len(), 2, "{:?}", targets(&daemon));
+        Client::connect((Ipv4Addr::LOCALHOST, port).into()).ping(1_000);
+    }
+    let left_out = "no IPv6 on this machine: not listening on";
+    assert_eq!(daemon.lines_with(left_out).len(), 1, "{}", daemon.log());
+    // Alone it has the clients of IPv4, for which it is too late.
+    file.write(&listen(&[&first, &v6]));
+    let line = daemon.reload();
+    assert!(line.contains(&format!("{v6} has the clients of IPv4 only without {v4}")), "{line}");
+    assert_eq!(targets(&daemon).len(), 2, "{:?}", targets(&daemon));
+    file.write(&listen(&[&first]));
+    assert!(!daemon.reload().contains("needs a restart"));
+    assert!(is_refused((Ipv4Addr::LOCALHOST, port).into()));
+    daemon.finish();
 }
 
 #[test]

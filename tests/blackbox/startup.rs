@@ -11,7 +11,7 @@ const FAILED: Option<i32> = Some(1);
 const USAGE: Option<i32> = Some(2);
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
 }
 
@@ -249,7 +249,7 @@ fn a_link_local_address_takes_its_zone_by_name_and_asks_for_a_missing_one() {
 /// Runs the daemon in a process in which the kernel refuses IPv6 sockets, as one that was started
 /// with `ipv6.disable=1` does. The filter for system calls is in struct sock_fprog: it loads the
 /// number of the call, and of `socket` (41 on x86-64, 198 on AArch64) the address family.
-const WITHOUT_IPV6: &str = "exec python3 -c 'import ctypes, os, platform, struct, sys; \
+pub const WITHOUT_IPV6: &str = "exec python3 -c 'import ctypes, os, platform, struct, sys; \
     socket = dict(x86_64=41, aarch64=198)[platform.machine()]; \
     steps = [(32, 0, 0, 0), (21, 0, 3, socket), (32, 0, 0, 16), (21, 0, 1, 10), \
              (6, 0, 0, 0x50000 + 97), (6, 0, 0, 0x7FFF0000)]; \

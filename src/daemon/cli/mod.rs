@@ -274,7 +274,9 @@ impl Cli {
         };
         let mut all: Vec<Vec<ListenOn>> =
             self.listeners.iter().map(endpoints).collect::<Result<_, _>>()?;
-        bind::leave_out_ipv6_wildcards(&mut all);
+        for (_, endpoint) in bind::leave_out_ipv6_wildcards(&mut all) {
+            bind::log_left_out(endpoint);
+        }
         let mut services = Vec::new();
         let mut config = Config::new();
         for ((service, _), endpoints) in self.listeners.iter().zip(all) {

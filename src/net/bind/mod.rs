@@ -379,22 +379,29 @@ fn ipv4_beside(wide: &SocketAddr, all: &[SocketAddr]) -> bool {
 }
 
 /// Without IPv6, leaves out each `[::]` that has `0.0.0.0` beside it at its port. An `[::]` alone
-/// becomes `0.0.0.0` when it is bound.
+/// becomes `0.0.0.0` when it is bound. Returns those that are left out, each with its place.
 #[cfg(feature = "daemon")]
-pub(crate) fn leave_out_ipv6_wildcards(listeners: &mut [Vec<ListenOn>]) {
+pub(crate) fn leave_out_ipv6_wildcards(listeners: &mut [Vec<ListenOn>]) -> Vec<(usize, Endpoint)> {
     let all: Vec<ListenOn> = listeners.iter().flatten().cloned().collect();
     let is_spare = |on: &ListenOn| {
         let kind = if on.endpoint.is_datagram() { Kind::Udp } else { Kind::Tcp };
         let address = on.endpoint.socket_addr().filter(|_| on.inherited.is_none());
         address.is_some_and(|at| is_wildcard_v6(&at) && ipv4_beside(&at, &kind.addresses(&all)))
     };
-    if all.iter().any(is_spare) && !has_ipv6() {
-        for one in
-            listeners.iter_mut().flat_map(|listener| listener.extract_if(.., |on| is_spare(on)))
-        {
-            log::warn!("no IPv6 on this machine: not listening on {}", one.endpoint);
-        }
+    if !all.iter().any(is_spare) || has_ipv6() {
+        return Vec::new();
     }
+    let of_listener = |(at, listener): (usize, &mut Vec<ListenOn>)| {
+        let left_out = listener.extract_if(.., |on| is_spare(on));
+        left_out.map(|one| (at, one.endpoint)).collect::<Vec<_>>()
+    };
+    listeners.iter_mut().enumerate().flat_map(of_listener).collect()
+}
+
+/// Says that an `[::]` was left out.
+#[cfg(feature = "daemon")]
+pub(crate) fn log_left_out(endpoint: Endpoint) {
+    log::warn!("no IPv6 on this machine: not listening on {endpoint}");
 }
 
 fn is_wildcard_v6(address: &SocketAddr) -> bool {
