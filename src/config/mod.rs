@@ -153,6 +153,8 @@ pub struct Config {
     /// Whether another process can take over the listening sockets. The server then has a second
     /// descriptor of each.
     pub(crate) is_replaceable: bool,
+    /// Whether listeners can be added while it runs.
+    pub(crate) gains_listeners: bool,
     /// Whether each listener accepts nothing until it is started.
     pub(crate) starts_stopped: bool,
 }
@@ -195,6 +197,7 @@ impl Config {
             busy_poll: false,
             reserved_files: 0,
             is_replaceable: false,
+            gains_listeners: false,
             starts_stopped: false,
         }
     }
@@ -406,9 +409,9 @@ impl Config {
     /// The open files that are kept free, with those of the offers of the listening sockets, and of
     /// listeners that are added later with their offers.
     fn all_reserved_files(&self, workers: usize) -> u32 {
-        let endpoints = self.listen.len() + 2 * LISTENERS_ADDED_MAX;
-        let offered = if self.is_replaceable { workers * endpoints } else { 0 };
-        self.reserved_files.saturating_add(offered as u32)
+        let added = if self.gains_listeners { LISTENERS_ADDED_MAX } else { 0 };
+        let offered = if self.is_replaceable { self.listen.len() + added } else { 0 };
+        self.reserved_files.saturating_add((workers * (added + offered)) as u32)
     }
 
     /// The limits of a running server after its limits of connections and its time-outs were changed

@@ -29,6 +29,17 @@ fn the_defaults_are_those_of_the_documents() {
 }
 
 #[test]
+fn files_are_kept_free_for_copies_of_the_listening_sockets_and_for_listeners_that_may_come() {
+    let mut config = config().reserve_files(100);
+    let reserved = |config: &Config| config.check().unwrap().reserved_files;
+    assert_eq!(reserved(&config), 100);
+    config.is_replaceable = true;
+    assert_eq!(reserved(&config), 102, "one for each worker");
+    config.gains_listeners = true;
+    assert_eq!(reserved(&config), 102 + 2 * 2 * LISTENERS_ADDED_MAX as u32);
+}
+
+#[test]
 fn what_is_unset_is_derived() {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let limits = Config::new().listen(any).check().unwrap();

@@ -296,6 +296,13 @@ impl Cli {
         options::args().any(|arg| arg.get_long() == Some(name))
     }
 
+    /// Whether a reload can change the listeners: the flags and the environment stay as they are.
+    fn listeners_can_change(&self) -> bool {
+        let listen = self.settings.get("listen");
+        let is_fixed = |origin| matches!(origin, &Origin::Flag | &Origin::Environment);
+        self.settings.has_file && !listen.is_some_and(|listen| is_fixed(listen.origin()))
+    }
+
     /// The service of each listener, whatever its name resolves to.
     pub(crate) fn services(&self) -> Vec<ServiceOptions> {
         self.listeners.iter().map(|(service, _)| *service).collect()
@@ -332,6 +339,7 @@ impl Cli {
             .busy_poll(self.busy_poll)
             .reserve_files(self.admin.as_ref().map_or(0, |_| Admin::FILES));
         config.is_replaceable = true;
+        config.gains_listeners = self.listeners_can_change();
         config.workers = self.workers;
         config.max_connections = self.max_connections;
         config.buffers = Buffers::Derived;

@@ -69,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) rows: Vec<Setting>,
     /// What the operator should know, although it is no error.
     pub(crate) warnings: Vec<String>,
+    /// Whether there is a configuration file.
+    pub(crate) has_file: bool,
 }
 
 /// Why the settings cannot be read.
@@ -157,15 +159,16 @@ impl Sources {
         let matches = command.clone().try_get_matches_from(&self.args)?;
         let flags = of_flags(&command, &matches);
         let (environment, warnings) = self.of_environment(&command)?;
-        let file = match self.config_file(&matches) {
-            Some(path) => file::read(&path, &command)?,
+        let path = self.config_file(&matches);
+        let file = match &path {
+            Some(path) => file::read(path, &command)?,
             None => Vec::new(),
         };
         for layer in [&environment, &file] {
             check(&command, layer)?;
         }
         let rows = merged(&command, &[flags, environment, file]);
-        let settings = Settings { rows, warnings };
+        let settings = Settings { rows, warnings, has_file: path.is_some() };
         // The arguments of the process follow, with those that are no settings.
         let own = self.args.iter().skip(1).cloned();
         let args = [OsString::from("echopool")].into_iter().chain(settings.as_flags()).chain(own);

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::Config;
 use crate::builtin::OfListener;
 use crate::daemon::failure::Failure;
 
@@ -545,4 +546,24 @@ fn a_file_that_can_be_read_only_once_is_not_read_again() {
     let error = sources(&["--config", "/dev/null"], &[]).read_again().map(drop).unwrap_err();
     let text = "is not a regular file, so it cannot be read again; restart the daemon";
     assert_eq!(error.to_string(), format!("/dev/null (--config) {text}"));
+}
+
+#[test]
+fn files_are_kept_free_for_further_listeners_only_if_a_file_can_have_them() {
+    let file = TempFile::new("linger = '1s'");
+    let with_listeners = TempFile::new("listen = ['127.0.0.1:0']");
+    let (path, of_file) = (file.path(), with_listeners.path());
+    let listen = ["--listen", "127.0.0.1:0"];
+    for (flags, variables, expected) in [
+        (&[][..], &[][..], false),
+        (&listen, &[], false),
+        (&["--config", path], &[], true),
+        (&[], &[("ECHOPOOL_CONFIG", path)], true),
+        (&["--config", of_file], &[], true),
+        (&["--config", of_file], &[("ECHOPOOL_LISTEN", "127.0.0.1:0")], false),
+        (&["--config", of_file, "--listen", "127.0.0.1:0"], &[], false),
+    ] {
+        let config = read(flags, variables).apply(Config::new());
+        assert_eq!(config.gains_listeners, expected, "{flags:?} {variables:?}");
+    }
 }
