@@ -304,11 +304,7 @@ pub(super) fn workers(state: &State) -> WorkersPage {
 }
 
 pub(super) fn times(state: &State) -> TimesObject {
-    let sum = |times: &'static Times| {
-        let mut sum = Recorded::default();
-        state.server.counters().iter().for_each(|of| sum.add(&(times.of)(of).read()));
-        (times, sum)
-    };
+    let sum = |times: &'static Times| (times, times.sum(state.server.counters()));
     let histograms = HistogramsObject(TIMES.iter().map(sum).collect());
     TimesObject { bounds_ns: bounds_nanos().collect(), histograms }
 }

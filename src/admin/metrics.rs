@@ -225,8 +225,10 @@ pub(super) fn documentation() -> String {
         writeln!(table, "| `{metric}` | `{name}` | {kind} | {unit} | {by} | {help} |").unwrap();
     }
     for times in TIMES {
-        let (metric, help) = (times.metric, times.help());
-        writeln!(table, "| `{metric}` | | {HISTOGRAM} | seconds | worker | {help} |").unwrap();
+        let (metric, name, help) = (times.metric, times.name, times.help());
+        let names = format!("`{name}_p50_us`, `{name}_p99_us`");
+        writeln!(table, "| `{metric}` | {names} | {HISTOGRAM} | seconds | worker | {help} |")
+            .unwrap();
     }
     for other @ Other { name, unit, label, help, .. } in OTHERS {
         let (by, kind) = (label.unwrap_or_default(), other.kind().word());

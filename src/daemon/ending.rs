@@ -1,16 +1,19 @@
-//! How the daemon ends: the delay before a drain, the drain, the stop.
+//! How the daemon ends: the delay before a drain, the drain with its progress, the stop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{spawn, systemd};
+use super::{report, spawn, systemd};
 use crate::admin::Admin;
 use crate::server::ServerHandle;
 
 /// Drain time-out when the parent process is gone. Most likely its clients are gone too.
 const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
+
+/// Time before the first line about the progress of a drain. That between two lines doubles.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 /// The server, and whether it was told to stop.
 pub(super) struct Ending {
@@ -116,13 +119,28 @@ impl Ending {
                 thread::sleep(drain_delay);
                 log::info!("draining, {drain_timeout:?} at most");
                 ending.server.begin_drain(drain_timeout);
+                ending.tell_progress();
             };
-            match spawn("drain delay", drain) {
+            match spawn("drain", drain) {
                 Ok(()) => return,
                 Err(failure) => log::warn!("{}; draining at once", failure.text),
             }
         }
         log::info!("{why}: draining, {drain_timeout:?} at most");
         self.server.begin_drain(drain_timeout);
+        let ending = Arc::clone(self);
+        if let Err(failure) = spawn("drain", move || ending.tell_progress()) {
+            log::warn!("{}; the drain goes on", failure.text);
+        }
+    }
+
+    /// Logs now and then who is still there, until nobody is.
+    fn tell_progress(&self) {
+        let (begun, mut pause) = (Instant::now(), PROGRESS);
+        thread::sleep(pause);
+        while report::draining(&self.server, begun.elapsed()) {
+            pause *= 2;
+            thread::sleep(pause);
+        }
     }
 }

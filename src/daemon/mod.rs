@@ -231,7 +231,7 @@ fn serve(
     if let Some(admin) = &ending.admin {
         admin.close();
     }
-    report::end(drained, &ending.server.stats().total());
+    report::end(drained, &ending.server);
     match drained {
         Drained::Clean | Drained::Cut(_) => Ok(()),
         Drained::Failed | Drained::OnWorkerThread => {
@@ -320,7 +320,7 @@ fn obey(
     let mut last_totals = None;
     for signal in signals.forever() {
         match signal {
-            SIGUSR1 if is_due(&mut last_totals) => report::totals(&ending.server.stats().total()),
+            SIGUSR1 if is_due(&mut last_totals) => report::totals(&ending.server),
             SIGUSR1 => {}
             // If one waits already, it will read what there is now.
             SIGHUP => drop(reload.try_send(())),

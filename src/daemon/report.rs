@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use crate::config::Limits;
 use crate::error::CloseReason;
-use crate::server::Drained;
-use crate::shared::counters::{Counts, ROWS};
+use crate::server::{Drained, ServerHandle};
+use crate::shared::counters::{Counts, ROWS, TIMES, Times};
+use crate::shared::histogram::Recorded;
 
 /// The log target of figures requested by a flag or a signal.
 pub(super) const TARGET: &str = "echopool::stats";
 
 /// The log target of everything else.
 const DAEMON: &str = "echopool::daemon";
+
+/// The most clients of a line about the progress of a drain.
+const CLIENTS_SHOWN: usize = 5;
 
 /// Logs the limits that the server runs with.
 pub(super) fn limits(limits: &Limits) {
@@ -53,13 +57,27 @@ pub(super) fn rates(before: &Counts, after: &Counts, elapsed: Duration) {
 }
 
 /// Logs what happened since the start.
-pub(super) fn totals(counts: &Counts) {
-    log::info!(target: TARGET, "{}", Totals(counts));
+pub(super) fn totals(server: &ServerHandle) {
+    log::info!(target: TARGET, "{}", Totals::of(server));
+}
+
+/// Logs who is still connected in a drain. Returns whether there is somebody.
+pub(super) fn draining(server: &ServerHandle, since: Duration) -> bool {
+    let mut clients = server.clients();
+    clients.sort_by_key(|client| client.since);
+    let longest: String =
+        clients.iter().take(CLIENTS_SHOWN).map(|client| format!(" {}", client.peer)).collect();
+    if !clients.is_empty() {
+        let (seconds, count) = (since.as_secs(), clients.len());
+        log::info!(target: DAEMON, "draining for {seconds}s: connections={count} longest:{longest}");
+    }
+    !clients.is_empty()
 }
 
 /// Logs how the server ended.
-pub(super) fn end(drained: Drained, counts: &Counts) {
-    let totals = Totals(counts);
+pub(super) fn end(drained: Drained, server: &ServerHandle) {
+    let totals = Totals::of(server);
+    let counts = &totals.counts;
     match drained {
         Drained::Clean if counts.unaccepted == 0 && counts.unanswered == 0 => {
             log::info!(target: DAEMON, "ended, every connection finished: {totals}");
@@ -108,11 +126,21 @@ impl fmt::Display for Rates<'_> {
     }
 }
 
-struct Totals<'a>(&'a Counts);
+struct Totals {
+    counts: Counts,
+    /// In the order of the table.
+    times: Vec<Recorded>,
+}
 
-impl fmt::Display for Totals<'_> {
+impl Totals {
+    fn of(server: &ServerHandle) -> Totals {
+        Totals { counts: server.stats().total(), times: server.times() }
+    }
+}
+
+impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Totals(counts) = self;
+        let Totals { counts, times } = self;
         for (index, row) in ROWS.iter().enumerate() {
             let space = if index == 0 { "" } else { " " };
             write!(f, "{space}{}={}", row.name, (row.value)(counts))?;
@@ -122,15 +150,24 @@ impl fmt::Display for Totals<'_> {
                 write!(f, " {reason}={}", counts.closed(reason))?;
             }
         }
+        for (Times { name, .. }, recorded) in TIMES.iter().zip(times) {
+            for (share, percent) in [(0.5, 50), (0.99, 99)] {
+                if let Some(nanos) = recorded.quantile(share) {
+                    write!(f, " {name}_p{percent}_us={:.1}", nanos / 1e3)?;
+                }
+            }
+        }
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
     use super::*;
+    use crate::base::time::Time;
     use crate::shared::counters::Counters;
 
     #[test]
@@ -196,8 +233,13 @@ mod tests {
         counters.counts_wire.store(true, Ordering::Relaxed);
         counters.closed[CloseReason::PeerClosed as usize].add(30);
         counters.closed[CloseReason::Reset as usize].add(1);
+        // Those of one bucket lie evenly between 4.096 and 8.192 us.
+        let from = Time::from_nanos(0);
+        (0..100).for_each(|_| counters.first_byte_time.record(from, Time::from_nanos(5_000)));
+        let counters = [Arc::new(counters)];
+        let times = TIMES.iter().map(|times| times.sum(&counters)).collect();
         assert_eq!(
-            Totals(&counters.read()).to_string(),
+            Totals { counts: counters[0].read(), times }.to_string(),
             "connections=101 accepted=102 closed=31 receives=103 sends=104 bytes_received=105 \
              bytes_sent=106 bytes_discarded=107 buffers_held=108 waits_for_buffer=109 \
              waits_for_slot=110 accept_pauses=111 accept_errors=112 listeners_paused=113 \
@@ -205,7 +247,8 @@ mod tests {
              messages_dropped=118 datagrams_received=119 datagrams_sent=120 \
              datagrams_unsent=121 datagrams_dropped=122 datagrams_truncated=123 \
              datagrams_refused=124 datagrams_limited=125 handed_over=126 \
-             taken_over=127 peer-closed=30 reset=1"
+             taken_over=127 peer-closed=30 reset=1 first_byte_time_p50_us=6.1 \
+             first_byte_time_p99_us=8.2"
         );
     }
 }

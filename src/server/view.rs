@@ -12,9 +12,13 @@ use super::{ServerHandle, Shared};
 use crate::base::endpoint::Endpoint;
 use crate::base::key::ConnectionId;
 use crate::config::{Limits, MemorySum};
+#[cfg(feature = "daemon")]
+use crate::shared::counters::TIMES;
 use crate::shared::counters::{Counters, Stats};
 use crate::shared::directory::ClientInfo;
 use crate::shared::examination::{self, Detail, Examination};
+#[cfg(feature = "daemon")]
+use crate::shared::histogram::Recorded;
 use crate::shared::mailbox::Command;
 use crate::shared::receipt::{Answers, SendError, Tally};
 
@@ -48,6 +52,12 @@ pub(crate) struct View {
 }
 
 impl ServerHandle {
+    /// The times that all workers have recorded, in the order of the table.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn times(&self) -> Vec<Recorded> {
+        TIMES.iter().map(|times| times.sum(&self.shared.counters)).collect()
+    }
+
     /// A view of this server.
     pub(crate) fn view(&self) -> View {
         View { shared: self.shared.clone(), memory: self.memory.clone() }

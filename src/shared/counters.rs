@@ -4,11 +4,14 @@
 //! worker's counters lie on cache lines of their own.
 //!
 //! One table declares them, and the histograms of times beside them. The totals of the log, the
-//! metrics, the JSON and the table in `docs/operations.md` come from it. The totals have no histograms.
+//! metrics, the JSON and the table in `docs/operations.md` come from it. Of each histogram the totals
+//! have two quantiles.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::histogram::Histogram;
+#[cfg(feature = "admin")]
+use super::histogram::Recorded;
 use crate::error::CloseReason;
 
 /// A counter with one writer.
@@ -97,6 +100,13 @@ impl Times {
     /// What the times mean, in one line.
     pub(crate) fn help(&self) -> &'static str {
         self.help.trim_start()
+    }
+
+    /// What these workers have recorded together.
+    pub(crate) fn sum(&self, workers: &[std::sync::Arc<Counters>]) -> Recorded {
+        let mut sum = Recorded::default();
+        workers.iter().for_each(|counters| sum.add(&(self.of)(counters).read()));
+        sum
     }
 }
 

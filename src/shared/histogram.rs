@@ -1,7 +1,7 @@
 //! A histogram of times with one writer: one of the worker's, beside its counters.
 //!
 //! It has a fixed number of buckets, each twice as wide as the one before, so recording a time is a
-//! few instructions and two stores, and allocates nothing. Only the admin address reads it. Without
+//! few instructions and two stores, and allocates nothing. The admin address and the log read it. Without
 //! the feature `admin` it is empty, and recording does nothing.
 
 use crate::base::time::Time;
@@ -95,6 +95,22 @@ impl Recorded {
         })
     }
 
+    /// The time in nanoseconds that this share of the times does not exceed. `None` if there are none.
+    /// Within a bucket they count as spread evenly; those above the last bound count as this bound.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
+        let mut left = share * self.count() as f64;
+        let mut from = 0.0;
+        let bounds = bounds_nanos().map(|bound| bound as f64);
+        for (count, bound) in self.buckets.iter().map(|count| *count as f64).zip(bounds) {
+            if count > 0.0 && left <= count {
+                return Some(from + (bound - from) * left / count);
+            }
+            (left, from) = (left - count, bound);
+        }
+        (self.count() > 0).then_some(from)
+    }
+
     pub(crate) fn add(&mut self, other: &Recorded) {
         for (to, from) in self.buckets.iter_mut().zip(other.buckets) {
             *to += from;
@@ -144,5 +160,18 @@ mod tests {
         let histogram = Histogram::default();
         histogram.record(Time::from_nanos(7), Time::from_nanos(5));
         assert_eq!((histogram.read().buckets[0], histogram.read().sum_nanos), (1, 0));
+    }
+
+    #[cfg(feature = "daemon")]
+    #[test]
+    fn a_quantile_lies_in_its_bucket_in_proportion() {
+        let of = |times: &[u64], share| recorded(times).quantile(share);
+        assert_eq!(of(&[], 0.5), None);
+        // Three of (4096, 8192], and one of (16384, 32768].
+        let times = [5_000, 6_000, 7_000, 20_000];
+        assert_eq!(of(&times, 0.75), Some(8192.0));
+        assert_eq!(of(&times, 0.375), Some(4096.0 + 4096.0 / 2.0));
+        assert_eq!(of(&times, 1.0), Some(32768.0));
+        assert_eq!(of(&[u64::MAX / 2], 0.5), Some((1u64 << LAST) as f64), "above all bounds");
     }
 }

@@ -323,3 +323,25 @@ fn sighup_is_logged_and_is_no_outage() {
     client.close();
     daemon.finish();
 }
+
+#[test]
+fn a_drain_tells_who_is_still_there() {
+    for delay in ["0s", "10ms"] {
+        let flags = ["--linger", "1m", "--drain-timeout", "1m", "--drain-delay", delay];
+        let mut daemon = Daemon::start(&flags);
+        // One after the other, so that each is connected for longer than the next.
+        let mut clients = [(); 7].map(|()| {
+            let mut client = Client::connect(daemon.address());
+            client.ping(100);
+            client
+        });
+        daemon.signal(Signal::TERM);
+        clients.iter_mut().for_each(Client::expect_fin);
+        let line = daemon.wait_lines(1, ": connections=7 longest: ").remove(0);
+        let longest: Vec<String> =
+            clients[..5].iter().map(|client| client.local().to_string()).collect();
+        assert!(line.ends_with(&format!(" longest: {}", longest.join(" "))), "{line}");
+        drop(clients);
+        assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
+    }
+}
