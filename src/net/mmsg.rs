@@ -3,15 +3,14 @@
 //! sends the same control messages with all datagrams of a call.
 //!
 //! Everything is allocated by [`Batch::new`]. Control messages and addresses are read and written as
-//! bytes, without unsafe code; only the two calls and their headers need it.
+//! bytes, without unsafe code; only the two calls (`message_calls`) and their headers need it.
 #![allow(unsafe_code)]
 
-use std::io;
 use std::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
+use super::message_calls::MessageCalls;
 use crate::base::errno::Errno;
 
 /// Room for the control messages of a datagram: the destination of both families (32 and 40 bytes),
@@ -150,7 +149,8 @@ impl Batch {
     /// # Errors
     /// EAGAIN if there is none and the call does not wait; EINTR if a signal has ended the wait; or
     /// what the system reports for the socket.
-    pub fn receive(&mut self, socket: BorrowedFd<'_>, wait: Wait) -> Result<usize, Errno> {
+    #[inline]
+    pub fn receive(&mut self, socket: &impl MessageCalls, wait: Wait) -> Result<usize, Errno> {
         // The kernel has written what it used of the room.
         for at in 0..self.received {
             let header = &mut self.incoming[at].msg_hdr;
@@ -167,24 +167,13 @@ impl Batch {
             // SAFETY: each header points to a name, an I/O vector and control messages of this
             // batch, with their lengths, and each vector to a buffer of its own. All of them live
             // as long as the batch, are not borrowed during the call, and take any bytes.
-            let count = unsafe {
-                libc::recvmmsg(
-                    socket.as_raw_fd(),
-                    self.incoming.as_mut_ptr(),
-                    self.incoming.len() as libc::c_uint,
-                    flags as _,
-                    ptr::null_mut(),
-                )
-            };
-            match count {
-                0.. => {
-                    self.received = count as usize;
-                    return Ok(self.received);
+            match unsafe { socket.receive(&mut self.incoming, flags) } {
+                Ok(count) => {
+                    self.received = count;
+                    return Ok(count);
                 }
-                _ => match last_error() {
-                    Errno::INTR if wait == Wait::No => {}
-                    error => return Err(error),
-                },
+                Err(Errno::INTR) if wait == Wait::No => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -274,7 +263,8 @@ impl Batch {
 
     /// Sends what is queued, in its order. A datagram that the kernel refuses is skipped, and when
     /// there is no room for one, all that follow are refused with it.
-    pub fn send(&mut self, socket: BorrowedFd<'_>) -> Sent {
+    #[inline]
+    pub fn send(&mut self, socket: &impl MessageCalls) -> Sent {
         let mut sent = Sent::default();
         let mut at = 0;
         while at < self.queued {
@@ -282,30 +272,21 @@ impl Batch {
             // SAFETY: each header points to a vector, and to a name and control messages or nothing,
             // with their lengths. All of them live as long as the batch, and the call only reads
             // them. It writes to the headers, which are not borrowed elsewhere.
-            let count = unsafe {
-                libc::sendmmsg(
-                    socket.as_raw_fd(),
-                    queued.as_mut_ptr(),
-                    queued.len() as libc::c_uint,
-                    libc::MSG_NOSIGNAL as _,
-                )
-            };
-            if count > 0 {
-                let count = count as usize;
-                sent.calls += 1;
-                sent.datagrams += count as u64;
-                sent.bytes += queued[..count].iter().map(|one| u64::from(one.msg_len)).sum::<u64>();
-                at += count;
-                continue;
-            }
-            match last_error() {
-                Errno::INTR => {}
-                Errno::AGAIN => {
+            match unsafe { socket.send(queued) } {
+                Ok(count @ 1..) => {
+                    sent.calls += 1;
+                    sent.datagrams += count as u64;
+                    let bytes = queued[..count].iter().map(|one| u64::from(one.msg_len));
+                    sent.bytes += bytes.sum::<u64>();
+                    at += count;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
                     sent.is_full = true;
                     sent.refused += queued.len() as u64;
                     break;
                 }
-                _ => {
+                Ok(0) | Err(_) => {
                     sent.refused += 1;
                     at += 1;
                 }
@@ -322,10 +303,6 @@ const fn stride(longest: usize) -> usize {
         whole if whole.is_multiple_of(PAGE) => whole + CACHE_LINE,
         other => other,
     }
-}
-
-fn last_error() -> Errno {
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 /// The address in a name that the kernel has written. That of IPv4 (`sockaddr_in`) has its port in
@@ -437,7 +414,6 @@ fn write_source(control: &mut [u8; CONTROL_BYTES], local: IpAddr) -> usize {
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
-    use std::os::fd::AsFd;
 
     use super::*;
 
@@ -452,10 +428,10 @@ mod tests {
     fn a_batch_receives_what_is_there_and_sends_it_back() {
         let (client, server) = sockets();
         let mut batch = Batch::new(4, 100);
-        assert_eq!(batch.receive(server.as_fd(), Wait::No), Err(Errno::AGAIN));
+        assert_eq!(batch.receive(&server, Wait::No), Err(Errno::AGAIN));
         let texts = [&b"one"[..], b"", &[7; 100], &[8; 101], b"five"];
         texts.iter().for_each(|text| assert_eq!(client.send(text).unwrap(), text.len()));
-        assert_eq!(batch.receive(server.as_fd(), Wait::ForOne), Ok(4));
+        assert_eq!(batch.receive(&server, Wait::ForOne), Ok(4));
         let arrived: Vec<Arrived> = (0..4).map(|at| batch.arrived(at)).collect();
         let source = Some(client.local_addr().unwrap());
         assert!(arrived.iter().all(|one| one.source == source && one.dropped_before.is_none()));
@@ -466,16 +442,16 @@ mod tests {
             let length = batch.datagram(at).len();
             batch.reply(at, length, None);
         }
-        let sent = batch.send(server.as_fd());
+        let sent = batch.send(&server);
         assert_eq!(sent, Sent { datagrams: 2, bytes: 103, calls: 1, ..Sent::default() });
         let mut buffer = [0; 200];
         for text in [texts[2], texts[0]] {
             let count = client.recv(&mut buffer).unwrap();
             assert_eq!(&buffer[..count], text, "in the order of the replies");
         }
-        assert_eq!(batch.receive(server.as_fd(), Wait::ForOne), Ok(1));
+        assert_eq!(batch.receive(&server, Wait::ForOne), Ok(1));
         assert_eq!(batch.datagram(0), b"five");
-        assert_eq!(batch.send(server.as_fd()), Sent::default(), "nothing is queued any more");
+        assert_eq!(batch.send(&server), Sent::default(), "nothing is queued any more");
     }
 
     #[test]
@@ -486,7 +462,7 @@ mod tests {
         for (at, length) in [(0, 10), (1, 66_000), (2, 20)] {
             batch.push(at, length);
         }
-        let sent = batch.send(client.as_fd());
+        let sent = batch.send(&client);
         assert_eq!((sent.datagrams, sent.bytes, sent.refused), (2, 30, 1));
         let mut buffer = [9; 100];
         assert_eq!(server.recv(&mut buffer).unwrap(), 10);

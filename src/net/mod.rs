@@ -3,6 +3,8 @@
 pub mod accept_queue;
 pub mod bind;
 #[cfg(target_os = "linux")]
+pub mod message_calls;
+#[cfg(target_os = "linux")]
 pub mod mmsg;
 pub mod proxy;
 #[cfg(target_os = "linux")]

@@ -6,6 +6,8 @@
 //! one the number of its next reply (`sessions`), from which a sender can tell in which direction a
 //! packet was lost.
 
+use std::hash::{BuildHasher, RandomState};
+
 use super::Discard;
 use super::option::{About, Allowed, Options, Value, declare, options};
 use crate::config::Limits;
@@ -37,25 +39,48 @@ options! {
     }
 }
 
+/// The clock of the times in test packets.
+pub(crate) trait Clock {
+    /// Nanoseconds since 1970.
+    fn unix_now_ns(&self) -> u64;
+
+    /// How far it may be wrong.
+    fn error(&self) -> ClockError;
+}
+
+/// The wall clock of the system.
+pub(crate) struct WallClock;
+
+impl Clock for WallClock {
+    fn unix_now_ns(&self) -> u64 {
+        unix_now_ns()
+    }
+
+    fn error(&self) -> ClockError {
+        clock_error()
+    }
+}
+
 /// Sends test packets back.
-struct Stamp {
-    sessions: Option<Sessions>,
+pub(crate) struct Stamp<C = WallClock, H = RandomState> {
+    clock: C,
+    sessions: Option<Sessions<H>>,
     error: ErrorEstimate,
     /// When it was read, in nanoseconds since 1970.
     error_at: u64,
 }
 
-impl Stamp {
-    fn new(options: StampOptions) -> Stamp {
-        let sessions = options.stateful.then(Sessions::new);
+impl<C: Clock, H: BuildHasher> Stamp<C, H> {
+    pub(crate) fn new(options: StampOptions, clock: C, hasher: H) -> Stamp<C, H> {
+        let sessions = options.stateful.then(|| Sessions::new(hasher));
         let unknown = ErrorEstimate { is_synchronized: false, format: Format::Ntp, error_ns: 0 };
-        Stamp { sessions, error: unknown, error_at: 0 }
+        Stamp { clock, sessions, error: unknown, error_at: 0 }
     }
 
     /// The error of the clock, as it was a second ago at most.
     fn error(&mut self, now: u64) -> ErrorEstimate {
         if now.abs_diff(self.error_at) >= ERROR_NS {
-            let ClockError { is_synchronized, error_ns } = clock_error();
+            let ClockError { is_synchronized, error_ns } = self.clock.error();
             self.error = ErrorEstimate { is_synchronized, error_ns, ..self.error };
             self.error_at = now;
         }
@@ -63,10 +88,10 @@ impl Stamp {
     }
 }
 
-impl DatagramService for Stamp {
+impl<C: Clock, H: BuildHasher> DatagramService for Stamp<C, H> {
     fn reply(&mut self, packet: &mut [u8], arrival: Arrival<'_>) -> Option<usize> {
         let session = stamp::session(packet)?;
-        let now = unix_now_ns();
+        let now = self.clock.unix_now_ns();
         let number = match &mut self.sessions {
             Some(sessions) => {
                 let (source, local) = (arrival.source(), arrival.local());
@@ -100,7 +125,7 @@ impl ServiceFactory for StampOptions {
     type Service = Discard;
 
     fn datagrams(&self, _: usize) -> Option<Box<dyn DatagramService + Send>> {
-        Some(Box::new(Stamp::new(*self)))
+        Some(Box::new(Stamp::new(*self, WallClock, RandomState::new())))
     }
 
     fn plan(self, limits: &Limits) -> ServicePlan<Discard> {

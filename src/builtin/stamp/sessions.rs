@@ -33,19 +33,21 @@ struct Place {
     next: u32,
 }
 
-pub(super) struct Sessions {
+pub(super) struct Sessions<H = RandomState> {
     /// Keyed at random, so that nobody can choose sessions of the same hash.
-    hasher: RandomState,
+    hasher: H,
     places: Box<[Place]>,
 }
 
 impl Sessions {
     /// Memory of the table, in bytes.
     pub(super) const BYTES: u64 = (SETS * WAYS * size_of::<Place>()) as u64;
+}
 
-    pub(super) fn new() -> Sessions {
+impl<H: BuildHasher> Sessions<H> {
+    pub(super) fn new(hasher: H) -> Sessions<H> {
         let places = vec![Place::default(); SETS * WAYS].into();
-        Sessions { hasher: RandomState::new(), places }
+        Sessions { hasher, places }
     }
 
     /// The number of the next reply of a session. `None` if there is no place for it.

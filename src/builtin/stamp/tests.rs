@@ -17,7 +17,7 @@ const NOW: u64 = 1_000 * IDLE_NS;
 
 #[test]
 fn each_session_has_numbers_of_its_own() {
-    let mut sessions = Sessions::new();
+    let mut sessions = Sessions::new(RandomState::new());
     let one = session(1);
     assert_eq!([NOW; 3].map(|now| sessions.next(&one, now)), [Some(0), Some(1), Some(2)]);
     let others = [
@@ -36,7 +36,7 @@ fn each_session_has_numbers_of_its_own() {
 
 #[test]
 fn a_flood_of_sources_ends_no_session() {
-    let mut sessions = Sessions::new();
+    let mut sessions = Sessions::new(RandomState::new());
     assert_eq!(sessions.next(&session(0), NOW), Some(0));
     let begun = (1..=100_000).filter(|one| sessions.next(&session(*one), NOW).is_some()).count();
     assert!((8_000..8_192).contains(&begun), "{begun}");
@@ -53,6 +53,10 @@ fn packet(number: u32) -> Vec<u8> {
     packet
 }
 
+fn new(options: StampOptions) -> Stamp {
+    Stamp::new(options, WallClock, RandomState::new())
+}
+
 fn reflected(stamp: &mut Stamp, number: u32, arrived: &Arrived) -> Option<Reflection> {
     let mut packet = packet(number);
     let length = stamp.reply(&mut packet, Arrival::new(arrived)?)?;
@@ -64,8 +68,8 @@ fn reflected(stamp: &mut Stamp, number: u32, arrived: &Arrived) -> Option<Reflec
 fn a_stateless_reply_has_the_number_of_its_packet_and_a_stateful_one_its_own() {
     let source = Some("127.0.0.1:5000".parse().unwrap());
     let arrived = Arrived { source, hop_limit: Some(9), ..Arrived::default() };
-    let mut stateless = Stamp::new(StampOptions::default());
-    let mut stateful = Stamp::new(StampOptions { stateful: true });
+    let mut stateless = new(StampOptions::default());
+    let mut stateful = new(StampOptions { stateful: true });
     for (at, number) in [5, 5, 8].into_iter().enumerate() {
         let reply = reflected(&mut stateless, number, &arrived).unwrap();
         assert_eq!((reply.number, reply.hop_limit), (number, 9));
@@ -81,7 +85,7 @@ fn a_stateless_reply_has_the_number_of_its_packet_and_a_stateful_one_its_own() {
 
 #[test]
 fn times_are_those_of_the_kernel_and_never_after_the_reply() {
-    let mut stamp = Stamp::new(StampOptions::default());
+    let mut stamp = new(StampOptions::default());
     let before = unix_now_ns();
     let source = Some("127.0.0.1:5000".parse().unwrap());
     let arrived = Arrived { source, at_unix_ns: Some(before - 5_000), ..Arrived::default() };

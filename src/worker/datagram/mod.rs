@@ -16,28 +16,29 @@
 //! for no later datagram. All memory is allocated before the thread's first receive.
 //!
 //! * here: start, stop, and the loop
+//! * `socket`: what a thread needs of the system, as a seam
 //! * `guard`: what is not answered, so that nobody can use the server against another
 //! * `source_rate`: the limit of each source
 //! * `wake`: ends the receives of sockets that another process goes on to use
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread;
 use std::time::Duration;
 
 use crate::base::time::Time;
-use crate::engine::sys::monotonic_now;
 use crate::error::Errno;
 use crate::net::mmsg::{Arrived, Batch, Sent, Wait};
 use crate::service::DatagramService;
 use crate::shared::counters::Counters;
 use guard::Guard;
+pub(crate) use socket::Socket;
 pub(crate) use source_rate::SourceRates;
 use wake::Threads;
 
 mod guard;
+mod socket;
 mod source_rate;
 #[cfg(test)]
 mod tests;
@@ -55,16 +56,16 @@ pub(crate) const STACK_BYTES: usize = 256 << 10;
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a thread is made of.
-pub(crate) struct Setup {
-    pub(crate) socket: Arc<OwnedFd>,
+pub(crate) struct Setup<S: Socket = OwnedFd> {
+    pub(crate) socket: Arc<S>,
     /// The port of the socket.
     pub(crate) port: u16,
     /// The longest datagram that is answered, in bytes.
     pub(crate) longest: usize,
-    pub(crate) rates: Option<Arc<SourceRates>>,
+    pub(crate) rates: Option<Arc<SourceRates<S::Hasher>>>,
     pub(crate) service: Box<dyn DatagramService + Send>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) stopper: Arc<Stopper>,
+    pub(crate) stopper: Arc<Stopper<S>>,
     pub(crate) busy_poll: bool,
 }
 
@@ -74,8 +75,7 @@ pub(crate) fn bytes_each(longest: usize) -> u64 {
 }
 
 /// Stops the threads.
-#[derive(Default)]
-pub(crate) struct Stopper {
+pub(crate) struct Stopper<S = OwnedFd> {
     stopped: AtomicBool,
     /// Whether the sockets stay as they are.
     left: AtomicBool,
@@ -84,13 +84,26 @@ pub(crate) struct Stopper {
     begins_or_stops: Condvar,
     threads: Threads,
     /// The threads own the sockets, so that these are closed when they end.
-    sockets: Vec<Weak<OwnedFd>>,
+    sockets: Vec<Weak<S>>,
 }
 
-impl Stopper {
+impl<S> Default for Stopper<S> {
+    fn default() -> Stopper<S> {
+        Stopper {
+            stopped: AtomicBool::default(),
+            left: AtomicBool::default(),
+            begun: Mutex::default(),
+            begins_or_stops: Condvar::default(),
+            threads: Threads::default(),
+            sockets: Vec::new(),
+        }
+    }
+}
+
+impl<S: Socket> Stopper<S> {
     /// A stopper of the threads that own these sockets. They receive nothing until they
     /// [begin](Stopper::begin).
-    pub(crate) fn new(sockets: Vec<Weak<OwnedFd>>) -> Stopper {
+    pub(crate) fn new(sockets: Vec<Weak<S>>) -> Stopper<S> {
         Stopper { sockets, ..Stopper::default() }
     }
 
@@ -122,15 +135,13 @@ impl Stopper {
             return;
         }
         for socket in self.sockets.iter().filter_map(Weak::upgrade) {
-            // Linux says ENOTCONN, and wakes the receive nevertheless, now and for good (inet_shutdown
-            // in net/ipv4/af_inet.c).
-            let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
+            socket.shut_down();
         }
     }
 
     /// Makes all threads end, and waits for those that receive. The sockets stay as they are for the
     /// process that has taken them over, which receives what waits in them.
-    #[cfg(feature = "daemon")]
+    #[cfg(any(test, feature = "daemon", feature = "sim"))]
     pub(crate) fn leave(&self) {
         let begun = self.begun();
         self.left.store(true, Ordering::Release);
@@ -153,8 +164,8 @@ impl Stopper {
 }
 
 /// A thread's state.
-pub(crate) struct Thread {
-    setup: Setup,
+pub(crate) struct Thread<S: Socket = OwnedFd> {
+    setup: Setup<S>,
     batch: Batch,
     guard: Guard,
     /// The kernel's count of dropped datagrams when it was last seen.
@@ -163,9 +174,9 @@ pub(crate) struct Thread {
     has_failed: bool,
 }
 
-impl Thread {
+impl<S: Socket> Thread<S> {
     /// Allocates all that the thread needs.
-    pub(crate) fn new(setup: Setup) -> Thread {
+    pub(crate) fn new(setup: Setup<S>) -> Thread<S> {
         let batch = Batch::new(BATCH, setup.longest);
         let guard = Guard { own_port: setup.port };
         Thread { setup, batch, guard, dropped: 0, has_failed: false }
@@ -173,31 +184,38 @@ impl Thread {
 
     /// Serves until it is stopped.
     pub(crate) fn run(mut self) {
-        let wait = if self.setup.busy_poll { Wait::No } else { Wait::ForOne };
-        let socket = self.setup.socket.clone();
         let stopper = self.setup.stopper.clone();
         stopper.wait_to_begin();
         let _listed = stopper.threads.enter();
-        while !stopper.has_stopped() {
-            match self.batch.receive(socket.as_fd(), wait) {
-                Ok(_) if stopper.has_shut_down() => break,
-                Ok(count) => {
-                    self.has_failed = false;
-                    self.serve(count);
-                    let sent = self.batch.send(socket.as_fd());
-                    self.count_sent(&sent);
-                }
-                Err(Errno::AGAIN) if wait == Wait::No => std::hint::spin_loop(),
-                Err(Errno::INTR) => {}
-                Err(error) => self.failed(error),
-            }
+        while self.turn() {}
+    }
+
+    /// Receives a batch and answers it. Returns whether the thread goes on.
+    #[inline]
+    pub(crate) fn turn(&mut self) -> bool {
+        if self.setup.stopper.has_stopped() {
+            return false;
         }
+        let wait = if self.setup.busy_poll { Wait::No } else { Wait::ForOne };
+        match self.batch.receive(&*self.setup.socket, wait) {
+            Ok(_) if self.setup.stopper.has_shut_down() => return false,
+            Ok(count) => {
+                self.has_failed = false;
+                self.serve(count);
+                let sent = self.batch.send(&*self.setup.socket);
+                self.count_sent(&sent);
+            }
+            Err(Errno::AGAIN) if wait == Wait::No => std::hint::spin_loop(),
+            Err(Errno::INTR) => {}
+            Err(error) => self.failed(error),
+        }
+        true
     }
 
     /// Handles the datagrams of a batch.
     fn serve(&mut self, count: usize) {
         let counters = &self.setup.counters;
-        let now = self.setup.rates.as_ref().map_or(Time::ZERO, |_| monotonic_now());
+        let now = self.setup.rates.as_ref().map_or(Time::ZERO, |_| self.setup.socket.now());
         let mut bytes = 0;
         for at in 0..count {
             let arrived = self.batch.arrived(at);
@@ -248,6 +266,6 @@ impl Thread {
             log::warn!("cannot receive datagrams at port {}: {error}; trying on", self.setup.port);
         }
         self.has_failed = true;
-        thread::sleep(ERROR_PAUSE);
+        self.setup.socket.pause(ERROR_PAUSE);
     }
 }

@@ -36,8 +36,8 @@ const BURST_NS: u64 = SECOND_NS / 10;
 const SKEW_NS: u64 = SECOND_NS;
 
 /// The rates of the sources of one endpoint.
-pub(crate) struct SourceRates {
-    hasher: RandomState,
+pub(crate) struct SourceRates<H = RandomState> {
+    hasher: H,
     /// Nanoseconds between two datagrams of a source.
     interval: u64,
     /// How far ahead the time of a source may be, in nanoseconds.
@@ -51,10 +51,17 @@ impl SourceRates {
 
     /// Allows each source `per_second` datagrams, 1 to 1,000,000.
     pub(crate) fn new(per_second: u32) -> SourceRates {
+        SourceRates::with_hasher(per_second, RandomState::new())
+    }
+}
+
+impl<H: BuildHasher> SourceRates<H> {
+    /// The same, with another hasher.
+    pub(crate) fn with_hasher(per_second: u32, hasher: H) -> SourceRates<H> {
         let interval = SECOND_NS / u64::from(per_second);
         let places = (0..SETS * WAYS).map(|_| AtomicU64::new(0)).collect();
         let ahead_max = BURST_NS.max(interval);
-        SourceRates { hasher: RandomState::new(), interval, ahead_max, places }
+        SourceRates { hasher, interval, ahead_max, places }
     }
 
     /// Whether a datagram of this source may be served now.

@@ -1,7 +1,10 @@
 //! Wakes threads that wait in a receive, whose sockets another process goes on to use: to shut such a
 //! socket down would shut it down for both. A signal ends the receive of one thread.
 #![allow(unsafe_code)]
-#![cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "for the daemon"))]
+#![cfg_attr(
+    not(any(test, feature = "daemon", feature = "sim")),
+    allow(dead_code, reason = "for the daemon")
+)]
 
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};

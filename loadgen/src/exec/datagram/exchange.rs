@@ -1,7 +1,5 @@
 //! What a socket sends, and how a reply is judged.
 
-use std::os::fd::AsFd;
-
 use echopool::internals;
 use echopool::time::Time;
 
@@ -114,7 +112,7 @@ impl Datagrams {
     pub(super) fn flush(&mut self, index: usize) {
         if self.queued > 0 {
             self.queued = 0;
-            let sent = self.outgoing.send(self.clients[index].socket.as_fd());
+            let sent = self.outgoing.send(&self.clients[index].socket);
             self.counts.errors += sent.refused;
         }
     }

@@ -12,7 +12,6 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -237,7 +236,7 @@ impl Datagrams {
     fn read(&mut self, index: usize) {
         let now = internals::now();
         self.lifecycle.at_work(now);
-        match self.incoming.receive(self.clients[index].socket.as_fd(), Wait::No) {
+        match self.incoming.receive(&self.clients[index].socket, Wait::No) {
             Ok(count) => {
                 for at in 0..count {
                     self.judge(index, at, now);
