@@ -21,6 +21,7 @@
 //! * `source_rate`: the limit of each source
 //! * `wake`: ends the receives of sockets that another process goes on to use
 
+use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -200,23 +201,28 @@ impl<S: Socket> Thread<S> {
         match self.batch.receive(&*self.setup.socket, wait) {
             Ok(_) if self.setup.stopper.has_shut_down() => return false,
             Ok(count) => {
+                if self.serve(count) == 0 {
+                    self.failed(&"another process has shut the socket down");
+                    return true;
+                }
                 self.has_failed = false;
-                self.serve(count);
                 let sent = self.batch.send(&*self.setup.socket);
                 self.count_sent(&sent);
             }
             Err(Errno::AGAIN) if wait == Wait::No => std::hint::spin_loop(),
             Err(Errno::INTR) => {}
-            Err(error) => self.failed(error),
+            Err(error) => self.failed(&error),
         }
         true
     }
 
-    /// Handles the datagrams of a batch.
-    fn serve(&mut self, count: usize) {
+    /// Handles the datagrams of a batch. Returns how many there are. A socket that is shut down fills
+    /// the rest of a batch with nothing from nobody.
+    fn serve(&mut self, count: usize) -> usize {
         let counters = &self.setup.counters;
         let now = self.setup.rates.as_ref().map_or(Time::ZERO, |_| self.setup.socket.now());
         let mut bytes = 0;
+        let mut received = count;
         for at in 0..count {
             let arrived = self.batch.arrived(at);
             bytes += arrived.length as u64;
@@ -229,6 +235,10 @@ impl<S: Socket> Thread<S> {
                 continue;
             }
             let Some(arrival) = self.guard.accepted(&arrived) else {
+                if arrived.source.is_none() && arrived.length == 0 {
+                    received = at;
+                    break;
+                }
                 counters.datagrams_refused.add(1);
                 continue;
             };
@@ -246,9 +256,12 @@ impl<S: Socket> Thread<S> {
                 self.batch.reply(at, reply.min(length), local);
             }
         }
-        counters.receives.add(1);
-        counters.datagrams_received.add(count as u64);
-        counters.bytes_received.add(bytes);
+        if received > 0 {
+            counters.receives.add(1);
+            counters.datagrams_received.add(received as u64);
+            counters.bytes_received.add(bytes);
+        }
+        received
     }
 
     fn count_sent(&self, sent: &Sent) {
@@ -259,11 +272,12 @@ impl<S: Socket> Thread<S> {
         counters.datagrams_unsent.add(sent.refused);
     }
 
-    /// Errors of a receive concern earlier sends, or memory. The socket stays.
+    /// Errors of a receive concern earlier sends, or memory, or another process that has the socket
+    /// too. The socket stays.
     #[cold]
-    fn failed(&mut self, error: Errno) {
+    fn failed(&mut self, why: &dyn Display) {
         if !self.has_failed {
-            log::warn!("cannot receive datagrams at port {}: {error}; trying on", self.setup.port);
+            log::warn!("cannot receive datagrams at port {}: {why}; trying on", self.setup.port);
         }
         self.has_failed = true;
         self.setup.socket.pause(ERROR_PAUSE);

@@ -1,14 +1,18 @@
 //! Tests of the threads for datagrams within a server of the library.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::builtin::loopback::{GUARD, until};
 use crate::builtin::{Echo, OfListener, ServiceOptions};
 use crate::config::Limits;
+use crate::datagram::{Setup, Stopper, Thread};
 use crate::error::StartError;
 use crate::service::{
     Answer, Arrival, Connection, DatagramService, Service, ServiceFactory, ServicePlan,
 };
+use crate::shared::counters::Counters;
 use crate::{Config, Drained, Server};
 
 fn config() -> Config {
@@ -147,4 +151,41 @@ fn threads_that_have_not_begun_end_when_their_sockets_are_left_to_another_proces
     let (ended, ends) = std::sync::mpsc::channel();
     std::thread::spawn(move || ended.send(server.wait()));
     assert_eq!(ends.recv_timeout(GUARD), Ok(Drained::Clean));
+}
+
+/// A thread of an echo at a socket of its own, which nobody has started.
+fn thread(socket: UdpSocket) -> (Thread, Arc<Counters>) {
+    let counters = Arc::new(Counters::default());
+    let port = socket.local_addr().unwrap().port();
+    let socket = Arc::new(OwnedFd::from(socket));
+    let stopper = Arc::new(Stopper::new(vec![Arc::downgrade(&socket)]));
+    let setup = Setup {
+        socket,
+        port,
+        longest: 100,
+        rates: None,
+        service: Box::new(Echo),
+        counters: counters.clone(),
+        stopper,
+        busy_poll: false,
+    };
+    (Thread::new(setup), counters)
+}
+
+/// In an upgrade two processes have a socket, and the new one may be stopped at once.
+#[test]
+fn a_socket_that_another_process_shuts_down_receives_nothing() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let other = socket.try_clone().unwrap();
+    let client = client(socket.local_addr().unwrap());
+    let (mut thread, counters) = thread(socket);
+    client.send(b"before").unwrap();
+    assert!(thread.turn());
+    assert_eq!(client.recv(&mut [0; 100]).unwrap(), 6);
+    let _ = rustix::net::shutdown(&other, rustix::net::Shutdown::Both);
+    for _ in 0..3 {
+        assert!(thread.turn(), "it was not told to end");
+    }
+    let counts = [&counters.receives, &counters.datagrams_received, &counters.datagrams_refused];
+    assert_eq!(counts.map(|count| count.get()), [1, 1, 0]);
 }
