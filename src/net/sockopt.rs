@@ -61,6 +61,27 @@ pub(crate) fn report_destinations_and_drops(
         .map_err(|error| ("setsockopt SO_RXQ_OVFL", error))
 }
 
+/// How many datagrams the kernel has dropped at a UDP socket, in all its life (SO_MEMINFO, socket(7)).
+/// The number wraps around. `None` if the system does not report it.
+#[cfg(target_os = "linux")]
+pub(crate) fn datagrams_dropped(socket: impl AsFd) -> Option<u32> {
+    const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
+    let mut info = [0_u32; DROPS + 1];
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the descriptor is open during the call, and the pointers and the length are those of
+    // local variables, which take any bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    (result == 0 && len as usize == size_of_val(&info)).then_some(info[DROPS])
+}
+
 /// Makes a UDP socket report with each datagram when the kernel received it, and with which hop
 /// limit.
 ///

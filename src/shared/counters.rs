@@ -281,7 +281,7 @@ counters! {
     /// packet filter said no.
     datagrams_unsent: Counter, "datagrams", "echopool_datagrams_unsent_total";
     /// Datagrams that the kernel dropped because the receive buffer was full, or the checksum was
-    /// wrong. They are counted when the next datagram is received.
+    /// wrong. They are counted when the next datagram is received, or at the end.
     datagrams_dropped: Counter, "datagrams", "echopool_datagrams_dropped_total";
     /// Datagrams that were longer than `max-datagram`. They get no reply.
     datagrams_truncated: Counter, "datagrams", "echopool_datagrams_truncated_total";

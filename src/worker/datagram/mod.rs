@@ -188,7 +188,21 @@ impl<S: Socket> Thread<S> {
         let stopper = self.setup.stopper.clone();
         stopper.wait_to_begin();
         let _listed = stopper.threads.enter();
+        self.begin();
         while self.turn() {}
+        self.end();
+    }
+
+    /// Leaves out what the kernel had dropped before, while the socket was another process's.
+    pub(crate) fn begin(&mut self) {
+        self.dropped = self.setup.socket.dropped().unwrap_or(0);
+    }
+
+    /// Counts what the kernel has dropped since the last datagram.
+    pub(crate) fn end(&mut self) {
+        if let Some(dropped) = self.setup.socket.dropped() {
+            count_dropped(&self.setup.counters, &mut self.dropped, dropped);
+        }
     }
 
     /// Receives a batch and answers it. Returns whether the thread goes on.
@@ -227,8 +241,7 @@ impl<S: Socket> Thread<S> {
             let arrived = self.batch.arrived(at);
             bytes += arrived.length as u64;
             if let Some(dropped) = arrived.dropped_before {
-                counters.datagrams_dropped.add(dropped.wrapping_sub(self.dropped).into());
-                self.dropped = dropped;
+                count_dropped(counters, &mut self.dropped, dropped);
             }
             if arrived.is_truncated {
                 counters.datagrams_truncated.add(1);
@@ -281,5 +294,15 @@ impl<S: Socket> Thread<S> {
         }
         self.has_failed = true;
         self.setup.socket.pause(ERROR_PAUSE);
+    }
+}
+
+/// Counts what was dropped since the kernel's count was last `seen`.
+fn count_dropped(counters: &Counters, seen: &mut u32, dropped: u32) {
+    let more = dropped.wrapping_sub(*seen);
+    // A datagram that waited when the thread began knows of fewer.
+    if more.cast_signed() > 0 {
+        counters.datagrams_dropped.add(more.into());
+        *seen = dropped;
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::base::time::Time;
 use crate::engine::sys::monotonic_now;
 use crate::net::message_calls::MessageCalls;
+use crate::net::sockopt::datagrams_dropped;
 
 /// A socket for datagrams, and the clock beside it.
 pub(crate) trait Socket: MessageCalls {
@@ -17,6 +18,10 @@ pub(crate) trait Socket: MessageCalls {
 
     /// Ends the receive that waits in the socket, and each later one.
     fn shut_down(&self);
+
+    /// How many datagrams the system has dropped at the socket, also before it was this thread's. The
+    /// number wraps around. `None` if the system does not tell.
+    fn dropped(&self) -> Option<u32>;
 
     /// The time of a clock that is never set.
     fn now(&self) -> Time;
@@ -33,6 +38,10 @@ impl Socket for OwnedFd {
         // Linux says ENOTCONN, and wakes the receive nevertheless, now and for good (inet_shutdown
         // in net/ipv4/af_inet.c).
         let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Both);
+    }
+
+    fn dropped(&self) -> Option<u32> {
+        datagrams_dropped(self)
     }
 
     #[inline]

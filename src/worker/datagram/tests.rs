@@ -9,6 +9,7 @@ use crate::builtin::{Echo, OfListener, ServiceOptions};
 use crate::config::Limits;
 use crate::datagram::{Setup, Stopper, Thread};
 use crate::error::StartError;
+use crate::net::sockopt::{datagrams_dropped, report_destinations_and_drops};
 use crate::service::{
     Answer, Arrival, Connection, DatagramService, Service, ServiceFactory, ServicePlan,
 };
@@ -188,4 +189,41 @@ fn a_socket_that_another_process_shuts_down_receives_nothing() {
     }
     let counts = [&counters.receives, &counters.datagrams_received, &counters.datagrams_refused];
     assert_eq!(counts.map(|count| count.get()), [1, 1, 0]);
+}
+
+/// Sends until the kernel has dropped something.
+fn overflow(client: &UdpSocket, server: &UdpSocket) -> u32 {
+    let before = datagrams_dropped(server).expect("Linux tells");
+    loop {
+        (0..100).for_each(|_| assert_eq!(client.send(&[7; 100]).unwrap(), 100));
+        let dropped = datagrams_dropped(server).expect("Linux tells") - before;
+        if dropped > 0 {
+            return dropped;
+        }
+    }
+}
+
+/// As in an upgrade: what the old process had dropped is not the new one's.
+#[test]
+fn drops_count_from_the_beginning_to_the_end_of_a_thread() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket2::SockRef::from(&socket).set_recv_buffer_size(4_000).unwrap();
+    report_destinations_and_drops(&socket, false).unwrap();
+    let kernel = socket.try_clone().unwrap();
+    let client = client(socket.local_addr().unwrap());
+    let (mut thread, counters) = thread(socket);
+    let dropped = || counters.datagrams_dropped.get();
+    overflow(&client, &kernel);
+    thread.begin();
+    // Those that waited know of no drop, or of fewer.
+    assert!(thread.turn());
+    assert_eq!(dropped(), 0);
+    let first = overflow(&client, &kernel);
+    assert!(thread.turn());
+    assert!(dropped() <= first.into());
+    let second = overflow(&client, &kernel);
+    thread.end();
+    assert_eq!(dropped(), u64::from(first + second));
+    thread.end();
+    assert_eq!(dropped(), u64::from(first + second), "nothing is counted twice");
 }
