@@ -79,6 +79,8 @@ enum SeamName {
     Both,
     /// The client library, on either
     Client,
+    /// The threads for datagrams, on simulated sockets
+    Datagram,
     All,
 }
 
@@ -89,7 +91,8 @@ impl SeamName {
             SeamName::Completion => &[Seam::Completion],
             SeamName::Both => &[Seam::Readiness, Seam::Completion],
             SeamName::Client => &[Seam::Client],
-            SeamName::All => &[Seam::Readiness, Seam::Completion, Seam::Client],
+            SeamName::Datagram => &[Seam::Datagram],
+            SeamName::All => &[Seam::Readiness, Seam::Completion, Seam::Client, Seam::Datagram],
         }
     }
 }
@@ -309,6 +312,7 @@ impl<'a> Batch<'a> {
             Seam::Readiness => "readiness",
             Seam::Completion => "completion",
             Seam::Client => "client",
+            Seam::Datagram => "datagram",
         }
     }
 
@@ -318,7 +322,7 @@ impl<'a> Batch<'a> {
         for &mark in Mark::ALL.iter().filter(|mark| mark.belongs_to(self.seam)) {
             let (seeds, hits) = (tally.fired.count(mark), tally.hits.count(mark));
             let share = 100.0 * seeds as f64 / tally.seeds.max(1) as f64;
-            println!("  {:<20} {hits:>10} times, in {share:>5.1} % of the seeds", mark.name());
+            println!("  {:<26} {hits:>10} times, in {share:>5.1} % of the seeds", mark.name());
             silent += usize::from(hits == 0);
         }
         silent

@@ -12,13 +12,15 @@ pub enum Seam {
     Completion,
     /// Under either, with the client library on top and simulated servers at the other end.
     Client,
+    /// Under the sockets for datagrams: the threads that serve them run in it.
+    Datagram,
 }
 
 macro_rules! marks {
     ($($(#[$doc:meta])* $name:ident($seams:expr),)*) => {
         /// Something that can happen in the simulated world.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        #[repr(u8)]
+        #[repr(u16)]
         pub enum Mark { $($(#[$doc])* $name,)* }
 
         impl Mark {
@@ -31,7 +33,7 @@ macro_rules! marks {
             }
 
             /// The seams on which it can happen: readiness (bit 0), completions (bit 1), clients
-            /// (bit 2).
+            /// (bit 2), datagrams (bit 3).
             fn seams(self) -> u8 {
                 match self { $(Mark::$name => $seams,)* }
             }
@@ -47,6 +49,8 @@ const BOTH: u8 = 0b11;
 /// Only with the client library.
 const CLIENT: u8 = 0b100;
 const ALL: u8 = 0b111;
+/// Only with datagrams.
+const DATAGRAM: u8 = 0b1000;
 
 marks! {
     /// A send accepted only part of its bytes.
@@ -534,6 +538,112 @@ marks! {
     BegunInCallback(CLIENT),
     /// The loop was ended with operations in flight.
     LoopEndedUnderLoad(CLIENT),
+    /// A datagram was lost on the way.
+    DatagramLost(DATAGRAM),
+    /// A datagram was doubled on the way.
+    DatagramDoubled(DATAGRAM),
+    /// A datagram overtook one that was sent before.
+    DatagramReordered(DATAGRAM),
+    /// A datagram came with a wrong checksum, and the kernel dropped it.
+    DatagramCorrupted(DATAGRAM),
+    /// A datagram found the receive buffer full.
+    DatagramOverflow(DATAGRAM),
+    /// A socket's count of dropped datagrams began at 0 again.
+    DatagramDropsWrapped(DATAGRAM),
+    /// A datagram had waited since before its thread began, and datagrams were dropped after it.
+    DatagramFromBefore(DATAGRAM),
+    /// Datagrams were left in a socket that was closed.
+    DatagramUnread(DATAGRAM),
+    /// A batch had several datagrams.
+    DatagramBatch(DATAGRAM),
+    /// A batch had one datagram.
+    DatagramBatchOfOne(DATAGRAM),
+    /// A batch had as many datagrams as fit.
+    DatagramBatchFull(DATAGRAM),
+    /// A thread that polls found nothing.
+    DatagramNothing(DATAGRAM),
+    /// recvmmsg: EINTR.
+    DatagramReceiveInterrupted(DATAGRAM),
+    /// recvmmsg: another error.
+    DatagramReceiveError(DATAGRAM),
+    /// A receive returned because the socket was shut down.
+    DatagramShutDown(DATAGRAM),
+    /// The same, and another process had done that.
+    DatagramShutByOther(DATAGRAM),
+    /// A datagram without bytes was served.
+    DatagramEmpty(DATAGRAM),
+    /// A datagram of 65,507 bytes or more was served.
+    DatagramLargest(DATAGRAM),
+    /// Another datagram was served.
+    DatagramServed(DATAGRAM),
+    /// A datagram was longer than the longest that is answered.
+    DatagramTruncated(DATAGRAM),
+    /// A datagram was refused: the kernel did not say who sent it.
+    DatagramNameless(DATAGRAM),
+    /// A datagram was refused: it was sent to a broadcast or multicast address.
+    DatagramToMany(DATAGRAM),
+    /// A datagram was refused: it came from a system port.
+    DatagramSystemPort(DATAGRAM),
+    /// A datagram was refused: it came from the port of NFS.
+    DatagramNfsPort(DATAGRAM),
+    /// A datagram was refused: it came from the port of the server.
+    DatagramOwnPort(DATAGRAM),
+    /// A datagram was above the rate of its source.
+    DatagramLimited(DATAGRAM),
+    /// A source found no place in the table of rates.
+    DatagramTableFull(DATAGRAM),
+    /// A service had no reply.
+    DatagramUnanswered(DATAGRAM),
+    /// A service panicked.
+    DatagramServicePanic(DATAGRAM),
+    /// A service wanted to reply with more bytes than it was given.
+    DatagramTooLongReply(DATAGRAM),
+    /// A session of STAMP began.
+    DatagramSession(DATAGRAM),
+    /// A session of STAMP began anew, because nothing had come for long.
+    DatagramSessionOver(DATAGRAM),
+    /// A session of STAMP found no place in the table.
+    DatagramSessionsFull(DATAGRAM),
+    /// The wall clock was set back.
+    DatagramClockBack(DATAGRAM),
+    /// A service read the error of the wall clock.
+    DatagramClockError(DATAGRAM),
+    /// The kernel's time of a datagram was later than that of its reply.
+    DatagramFromLater(DATAGRAM),
+    /// sendmmsg took only some of the datagrams.
+    DatagramPartialSend(DATAGRAM),
+    /// sendmmsg: EINTR.
+    DatagramSendInterrupted(DATAGRAM),
+    /// sendmmsg: EAGAIN.
+    DatagramSendFull(DATAGRAM),
+    /// sendmmsg: ENOBUFS.
+    DatagramSendNobufs(DATAGRAM),
+    /// sendmmsg: ECONNREFUSED.
+    DatagramSendConnrefused(DATAGRAM),
+    /// sendmmsg: EMSGSIZE.
+    DatagramSendMsgsize(DATAGRAM),
+    /// sendmmsg: EPERM.
+    DatagramSendPerm(DATAGRAM),
+    /// sendmmsg: ENETUNREACH.
+    DatagramSendNetunreach(DATAGRAM),
+    /// sendmmsg: EINVAL.
+    DatagramSendInval(DATAGRAM),
+    /// The machine stood still.
+    DatagramSuspended(DATAGRAM),
+    /// A process was stopped between two calls.
+    DatagramStopped(DATAGRAM),
+    /// A process was stopped while a thread waited in a receive.
+    DatagramStoppedInReceive(DATAGRAM),
+    /// A process left its sockets to another one between two calls.
+    DatagramLeft(DATAGRAM),
+    /// A process left its sockets while a thread waited in a receive.
+    DatagramLeftInReceive(DATAGRAM),
+    /// A process was told to end while a thread sent.
+    DatagramToldInSend(DATAGRAM),
+    /// A process received what another one had left in its sockets.
+    DatagramTakenOver(DATAGRAM),
+    /// A process was stopped before it began to receive.
+    DatagramNeverBegun(DATAGRAM),
 }
 
 impl Mark {
@@ -543,6 +653,7 @@ impl Mark {
             Seam::Readiness => READINESS,
             Seam::Completion => COMPLETION,
             Seam::Client => CLIENT,
+            Seam::Datagram => DATAGRAM,
         };
         self.seams() & bit != 0
     }

@@ -20,6 +20,7 @@
 //! * `ideal`: another world, without faults, for services that measure.
 //! * `clock`: the time of the world, for code that reads a clock.
 //! * `client`: the client library against simulated servers.
+//! * `datagram`: the server's threads for datagrams, on simulated sockets.
 //! * `report`: the result of a seed.
 //! * `marks`: the seams, and counts of what happened, so that a fault that never fires is noticed.
 //!
@@ -28,6 +29,7 @@
 mod audit;
 mod client;
 pub(crate) mod clock;
+mod datagram;
 pub(crate) mod engine;
 mod external;
 mod external_message;

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::marks::Marks;
-use super::world::Shared;
+use super::world::{Shared, Trace};
 
 /// The result of a seed.
 #[derive(Debug)]
@@ -24,19 +24,27 @@ pub struct Report {
 /// Runs a world to its end and reports the result.
 pub(super) fn report_of(world: &Shared, run: impl FnOnce()) -> Report {
     let begun = world.borrow().now;
-    let result = catch_unwind(AssertUnwindSafe(run));
-    let failure = match result {
-        Ok(()) => None,
-        Err(panic) => Some(text_of(&*panic)),
-    };
+    let failure = failure_of(run);
     let Ok(mut world) = world.try_borrow_mut() else { unreachable!("unwinding ends all borrows") };
-    let trace = world.trace.lines.take().unwrap_or_default();
-    Report {
-        failure,
-        hash: world.trace.hash(),
-        marks: std::mem::take(&mut world.marks),
-        simulated: world.now - begun,
-        trace,
+    let simulated = world.now - begun;
+    let marks = std::mem::take(&mut world.marks);
+    Report::new(failure, &mut world.trace, marks, simulated)
+}
+
+/// Runs something, and returns what its panic says.
+pub(super) fn failure_of(run: impl FnOnce()) -> Option<String> {
+    catch_unwind(AssertUnwindSafe(run)).err().map(|panic| text_of(&*panic))
+}
+
+impl Report {
+    pub(super) fn new(
+        failure: Option<String>,
+        trace: &mut Trace,
+        marks: Marks,
+        simulated: Duration,
+    ) -> Report {
+        let (hash, lines) = (trace.hash(), trace.lines.take());
+        Report { failure, hash, marks, simulated, trace: lines.unwrap_or_default() }
     }
 }
 

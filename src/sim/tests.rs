@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{Mark, Marks, Seam, run};
 
-const SEAMS: [Seam; 3] = [Seam::Readiness, Seam::Completion, Seam::Client];
+const SEAMS: [Seam; 4] = [Seam::Readiness, Seam::Completion, Seam::Client, Seam::Datagram];
 
 #[test]
 fn some_hundred_seeds_pass_on_each_seam() {
@@ -20,6 +20,12 @@ fn some_hundred_seeds_pass_on_each_seam() {
         // So few seeds leave some marks at zero, but not these.
         let those = match seam {
             Seam::Client => [Mark::ShortSend, Mark::RequestDone, Mark::ResetInSend, Mark::SendDone],
+            Seam::Datagram => [
+                Mark::DatagramServed,
+                Mark::DatagramReordered,
+                Mark::DatagramTruncated,
+                Mark::DatagramPartialSend,
+            ],
             _ => [Mark::ShortSend, Mark::PoolEmpty, Mark::ClosedPeerClosed, Mark::StaleId],
         };
         for mark in those {
@@ -48,6 +54,7 @@ fn a_trace_is_recorded_only_when_requested() {
         let trace = run(1, seam, true).trace;
         let words = match seam {
             Seam::Client => ["begins", "serves", "recv", "send", "ends with"],
+            Seam::Datagram => ["source", "sends", "receive", "send", "is stopped"],
             _ => ["connects, to send", "accept on", "recv", "is closed: ", "the server is"],
         };
         for word in words {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client;
+use super::datagram;
 use super::engine::SimEngine;
 use super::external::External;
 use super::marks::{Mark, Seam};
@@ -63,6 +64,7 @@ pub fn run(seed: u64, seam: Seam, told: bool) -> Report {
         Seam::Readiness => run_on::<MioEngine<SimSys>>(seed, told),
         Seam::Completion => run_on::<SimEngine>(seed, told),
         Seam::Client => client::run(seed, told),
+        Seam::Datagram => datagram::run(seed, told),
     }
 }
 

@@ -271,6 +271,21 @@ impl Trace {
         Trace { hash: 0xcbf2_9ce4_8422_2325, lines: told.then(Vec::new) }
     }
 
+    /// Adds an event, with its time and that since the beginning.
+    pub(super) fn event(
+        &mut self,
+        now: Time,
+        since: Duration,
+        [code, who, what]: [u64; 3],
+        text: impl FnOnce() -> String,
+    ) {
+        self.note([now.as_nanos() ^ code << 56, who, what]);
+        if let Some(lines) = &mut self.lines {
+            let micros = since.as_micros();
+            lines.push(format!("{:>10}.{:03} ms  {}", micros / 1000, micros % 1000, text()));
+        }
+    }
+
     /// FNV-1a over 64-bit words. It only has to differ when the events differ.
     fn note(&mut self, words: [u64; 3]) {
         for word in words {
@@ -361,12 +376,8 @@ impl World {
         what: u64,
         text: impl FnOnce() -> String,
     ) {
-        self.trace.note([self.now.as_nanos() ^ code << 56, who as u64, what]);
-        let now = self.now;
-        if let Some(lines) = &mut self.trace.lines {
-            let micros = (now.as_nanos() - 1_000_000_000) / 1000;
-            lines.push(format!("{:>10}.{:03} ms  {}", micros / 1000, micros % 1000, text()));
-        }
+        let since = self.now - Time::from_nanos(1_000_000_000);
+        self.trace.event(self.now, since, [code, who as u64, what], text);
     }
 
     pub(super) fn at(&mut self, time: Time, event: Event) {
