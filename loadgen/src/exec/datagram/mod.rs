@@ -9,18 +9,16 @@
 //! * `phases`: what it does between two waits
 //! * `exchange`: what a socket sends, and how a reply is judged
 //! * `stamp`: the packets of a run against a STAMP reflector
+//! * `wait`: for datagrams, or for a time
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
 
 use echopool::builtin::url::ServiceOptions;
 use echopool::error::Errno;
 use echopool::internals::{self, Batch, Wait};
 use echopool::time::Time;
-use rustix::event::Timespec;
-use rustix::event::epoll;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 use crate::exec::client::backlog::Windows;
@@ -37,11 +35,11 @@ use crate::traffic::payload::Stream;
 mod exchange;
 mod phases;
 mod stamp;
+mod wait;
 
 use stamp::Stamp;
+use wait::Sockets;
 
-/// Sockets that one wait reports.
-const EVENTS: usize = 256;
 /// Waits in a row without anything else, at most.
 const WAITS: usize = 64;
 
@@ -102,7 +100,7 @@ pub struct Datagrams {
     outgoing: Batch,
     /// Datagrams in `outgoing`.
     queued: usize,
-    epoll: std::os::fd::OwnedFd,
+    sockets: Sockets,
     second: PresentSecond,
     windows: Windows,
     counts: DatagramRecords,
@@ -150,7 +148,7 @@ impl Datagrams {
             incoming: Batch::new(BATCH, longest + 1),
             outgoing: Batch::new(BATCH, longest),
             queued: 0,
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            sockets: Sockets::new()?,
             second: PresentSecond::default(),
             windows: Windows::default(),
             counts: DatagramRecords::default(),
@@ -177,8 +175,7 @@ impl Datagrams {
             });
             match prepared {
                 Ok(socket) => {
-                    let data = epoll::EventData::new_u64(self.clients.len() as u64);
-                    epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN)?;
+                    self.sockets.add(&socket, self.clients.len())?;
                     self.lifecycle.connecting += 1;
                     self.lifecycle.established(place, true);
                     let stream = Stream::new(plan.seed, number);
@@ -199,32 +196,17 @@ impl Datagrams {
     /// Reads what arrives, and returns at this time at the latest. Returns early if there was
     /// something.
     fn receive_until(&mut self, next: Time) -> io::Result<()> {
-        let mut events = [epoll::Event {
-            flags: epoll::EventFlags::empty(),
-            data: epoll::EventData::new_u64(0),
-        }; EVENTS];
         let begun = internals::now();
-        let mut wait = next - begun;
-        if self.lifecycle.plan.busy_poll {
-            wait = Duration::ZERO;
-        }
+        let mut waits = next > begun && !self.lifecycle.plan.busy_poll;
         for _ in 0..WAITS {
             let before = internals::now();
-            let timeout =
-                Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
-            let count = match epoll::wait(&self.epoll, &mut events[..], Some(&timeout)) {
-                Ok(count) => count,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if count == 0 {
-                self.looked_at = if wait.is_zero() { before } else { internals::now() };
+            let found = if waits { self.sockets.wait(next)? } else { self.sockets.look()? };
+            if found == 0 {
+                self.looked_at = if waits { internals::now() } else { before };
                 return Ok(());
             }
-            for event in &events[..count] {
-                self.read(event.data.u64() as usize);
-            }
-            wait = Duration::ZERO;
+            (0..found).for_each(|nth| self.read(self.sockets.ready(nth)));
+            waits = false;
         }
         // What lay in the sockets when this began has been read by now.
         self.looked_at = begun;
