@@ -60,19 +60,7 @@ pub fn report() -> Report {
         };
         2
     ];
-    Report {
-        clock: None,
-        plan: Arc::new(plan("tcp://127.0.0.1:7777 -c 2 -d 1s")),
-        records,
-        began_at: None,
-        interrupted: false,
-        aborted: None,
-        server_cores: None,
-        calibration: Standing::None,
-        intervals: Vec::new(),
-        command: Vec::new(),
-        machine: None,
-    }
+    Report::so_far(Arc::new(plan("tcp://127.0.0.1:7777 -c 2 -d 1s")), records)
 }
 
 /// Its verdict.

@@ -15,7 +15,6 @@ use loadgen::cli::RunArgs;
 use loadgen::exec::client::Client;
 use loadgen::exec::control::Control;
 use loadgen::plan::Plan;
-use loadgen::plan::calibration::Standing;
 use loadgen::plan::machine::Machine;
 use loadgen::report::Report;
 use loadgen::stats::interval::Collector;
@@ -71,20 +70,7 @@ where
     // Processor time is that of the simulation, not of the simulated program.
     records.thread_uses.clear();
     records.saturated_seconds = 0;
-    let report = Report {
-        plan,
-        records,
-        began_at: None,
-        clock: None,
-        interrupted: false,
-        aborted: None,
-        server_cores: None,
-        calibration: Standing::None,
-        intervals: Vec::new(),
-        command: Vec::new(),
-        machine: None,
-    };
-    (report, server)
+    (Report::so_far(plan, records), server)
 }
 
 /// All seconds together have what the whole run has.
