@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
+use common::forms::TestFile;
 use common::start;
 use loadgen::cli::RunArgs;
 use loadgen::plan::Plan;
@@ -254,6 +255,23 @@ fn rows_on_a_terminal_stay_there() {
     else {
         return;
     };
+    let shown = left.shown();
+    assert!(shown.contains("\n1,0,1000000000,") && shown.contains("\n2,1000000000,"), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "nothing is drawn over\n{shown}");
+}
+
+/// Whoever reads the pipe may write to the same terminal.
+#[test]
+fn rows_through_a_pipe_are_not_drawn_over() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return;
+    }
+    let script = TestFile::new("rows-through-a-pipe.sh");
+    let program = env!("CARGO_BIN_EXE_loadgen");
+    let line = format!("'{program}' -c 5 -d 2100ms --output-format csv | cat\n");
+    std::fs::write(&script.0, line).expect("written");
+    let sh = Path::new("/bin/sh");
+    let left = left_by(sh, &[], (100, 24), [MEASURING, ""], &script.to_string());
     let shown = left.shown();
     assert!(shown.contains("\n1,0,1000000000,") && shown.contains("\n2,1000000000,"), "{shown}");
     assert!(!shown.contains('\u{1b}'), "nothing is drawn over\n{shown}");

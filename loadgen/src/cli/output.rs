@@ -76,7 +76,7 @@ pub enum OutputFormat {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ProgressForm {
     /// A view that is redrawn in place if stderr is a terminal, otherwise lines; lines also if rows
-    /// are written to a terminal, and nothing if the output format is quiet.
+    /// are written to a terminal or a pipe, and nothing if the output format is quiet.
     Auto,
     /// One line per second.
     Lines,
@@ -99,17 +99,24 @@ impl OutputArgs {
         OutputArgs { output, hdr_log, hgrm, html, output_format, ..self.clone() }
     }
 
-    /// The effective form of the progress. `stdout_shown`: stdout is a terminal, where a redrawn
-    /// view would overwrite the rows of each second.
+    /// The effective form of the progress. `stdout_shown`: what is written to stdout may appear on
+    /// the terminal at once, where a redrawn view would overwrite the rows of each second.
     pub fn progress_form(&self, stdout_shown: bool) -> ProgressForm {
-        let rows_shown = stdout_shown && self.output.is_none();
         match (self.progress, self.output_format) {
             (ProgressForm::Auto, OutputFormat::Quiet) => ProgressForm::None,
-            (ProgressForm::Auto, OutputFormat::Csv | OutputFormat::Ndjson) if rows_shown => {
+            (ProgressForm::Auto, _) if stdout_shown && self.has_rows_on_stdout() => {
                 ProgressForm::Lines
             }
             (form, _) => form,
         }
+    }
+
+    /// Whether something is written to stdout each second.
+    fn has_rows_on_stdout(&self) -> bool {
+        let to_stdout = |path: &Option<PathBuf>| path.as_deref().is_some_and(is_stdout);
+        let has_rows = matches!(self.output_format, OutputFormat::Csv | OutputFormat::Ndjson);
+        let is_report = self.output.is_none() || to_stdout(&self.output);
+        has_rows && is_report || to_stdout(&self.hdr_log)
     }
 
     /// Checks how the flags go together.
@@ -175,6 +182,9 @@ mod tests {
         let form = |flags| output(flags).progress_form(true);
         assert_eq!(form("--output-format csv"), ProgressForm::Lines);
         assert_eq!(form("--output-format ndjson"), ProgressForm::Lines);
+        assert_eq!(form("--output-format csv -o -"), ProgressForm::Lines);
+        assert_eq!(form("-o file --hdr-log -"), ProgressForm::Lines);
+        assert_eq!(form("-o file --hdr-log file.hlog"), ProgressForm::Auto);
         assert_eq!(form("--output-format csv -o file"), ProgressForm::Auto);
         assert_eq!(form("--output-format csv --progress none"), ProgressForm::None);
         assert_eq!(form("--output-format json"), ProgressForm::Auto, "it comes behind the view");

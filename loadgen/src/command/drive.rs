@@ -1,6 +1,6 @@
 //! Drives the clients of one run from the first connect to the last close, and monitors them.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Once};
@@ -116,7 +116,7 @@ pub fn drive_after(
     let control = Arc::new(Control::of_several(start, delay, plan.threads, plan.own_requests()));
     let collector = Collector::new(control.handovers(), control.tallies().clone());
     let results = start_threads(&plan, &control)?;
-    let form = output.progress_form(io::stdout().is_terminal());
+    let form = output.progress_form(terminal::may_show(io::stdout()));
     let has_view = form == ProgressForm::Auto && terminal::can_redraw();
     if has_view {
         restore_on_signals();

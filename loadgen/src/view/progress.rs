@@ -69,9 +69,11 @@ impl Progress {
             return;
         }
         self.shown = Instant::now();
+        #[cfg(feature = "live")]
+        self.without_view_if(|view| !view.update(stage, counts));
         match &self.form {
             #[cfg(feature = "live")]
-            Rendering::View(view) => view.update(stage, counts),
+            Rendering::View(_) => {}
             // Each second has its own line.
             Rendering::Lines if !matches!(stage, RunStage::Measuring(since) if !since.is_zero()) => {
                 terminal::message(line(&self.plan, stage, counts, Vec::new()));
@@ -86,15 +88,29 @@ impl Progress {
         if second.length.is_zero() {
             return;
         }
+        #[cfg(feature = "live")]
+        self.without_view_if(|view| !view.second(second));
         match &self.form {
             #[cfg(feature = "live")]
-            Rendering::View(view) => view.second(second),
+            Rendering::View(_) => {}
             Rendering::Lines => {
                 let stage = RunStage::Measuring(second.start + second.length);
                 let figures = figures(second);
                 terminal::message(line(&self.plan, stage, &second.counts, figures));
             }
             Rendering::None => {}
+        }
+    }
+}
+
+#[cfg(feature = "live")]
+impl Progress {
+    /// Goes on with lines if the view has ended, by a panic.
+    fn without_view_if(&mut self, has_ended: impl FnOnce(&LiveView) -> bool) {
+        if let Rendering::View(view) = &self.form
+            && has_ended(view)
+        {
+            self.form = Rendering::Lines;
         }
     }
 }
@@ -195,6 +211,22 @@ pub mod tests {
         assert!(words.ends_with("10 errors, 1.20s behind its schedule"), "{words}");
         let finishing = shown(RunStage::Finishing, &late(1_200));
         assert!(!finishing.contains("behind"), "{finishing}");
+    }
+
+    #[test]
+    #[cfg(feature = "live")]
+    fn after_a_panic_of_the_view_there_are_lines() {
+        let progress = || Progress {
+            plan: Arc::new(plan("")),
+            form: Rendering::View(LiveView::ended()),
+            shown: Instant::now() - VIEW_INTERVAL,
+        };
+        let mut by_second = progress();
+        by_second.second(&second(0, 5));
+        assert!(matches!(by_second.form, Rendering::Lines));
+        let mut by_update = progress();
+        by_update.update(SINCE, &counts());
+        assert!(matches!(by_update.form, Rendering::Lines));
     }
 
     #[test]

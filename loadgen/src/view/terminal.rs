@@ -3,9 +3,11 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
 use rustix::process::getpgrp;
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr,
@@ -39,6 +41,13 @@ pub fn message(line: impl Display) {
 pub fn can_redraw() -> bool {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
     cfg!(feature = "live") && isatty(io::stderr()) && !dumb
+}
+
+/// Whether what is written there may appear on this terminal at once: on a terminal, or through a
+/// pipe, behind which there may be any program.
+pub fn may_show(output: impl AsFd) -> bool {
+    let kind = fstat(&output).map(|found| FileType::from_raw_mode(found.st_mode));
+    isatty(output) || kind.is_ok_and(|kind| matches!(kind, FileType::Fifo | FileType::Socket))
 }
 
 /// Whether the parent of this process, or the process itself, ignores a signal. Unknown where the
@@ -190,6 +199,17 @@ mod tests {
         assert!(of("C.UTF-8", "C", "C") && of("", "en_US.utf8", "C") && of("", "", "de_DE.UTF-8"));
         assert!(!of("C", "C.UTF-8", "C.UTF-8") && !of("", "POSIX", "C.UTF-8") && !of("", "", ""));
         assert!(!of("", "", "de_DE@euro") && !is_utf8(|_| None));
+    }
+
+    #[test]
+    fn what_goes_through_a_pipe_may_be_shown_and_what_goes_to_a_file_is_not() {
+        let (_reader, writer) = io::pipe().expect("a pipe");
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+        assert!(may_show(&writer) && may_show(&socket));
+        let open = |path| std::fs::File::open(path).expect(path);
+        assert!(
+            !may_show(open("/dev/null")) && !may_show(open(file!().split_once('/').unwrap().1))
+        );
     }
 
     #[test]

@@ -58,19 +58,24 @@ impl LiveView {
         Some(LiveView { updates: Some(updates), thread: Some(thread.ok()?) })
     }
 
-    /// Draws the state of the run.
-    pub fn update(&self, stage: RunStage, counts: &Snapshot) {
-        self.send(Update::Now(stage, *counts));
+    /// Draws the state of the run. Returns false if the view has ended by a panic.
+    pub fn update(&self, stage: RunStage, counts: &Snapshot) -> bool {
+        self.send(Update::Now(stage, *counts))
     }
 
-    /// Adds a second, which the next drawing shows.
-    pub fn second(&self, second: &Interval) {
-        self.send(Update::Second(Box::new(second.clone())));
+    /// Adds a second, which the next drawing shows. Returns false if the view has ended by a panic.
+    pub fn second(&self, second: &Interval) -> bool {
+        self.send(Update::Second(Box::new(second.clone())))
     }
 
-    fn send(&self, update: Update) {
-        // Nobody receives if the thread has panicked; the run goes on without a view.
-        let _ = self.updates.as_ref().map(|updates| updates.send(update));
+    fn send(&self, update: Update) -> bool {
+        self.updates.as_ref().is_some_and(|updates| updates.send(update).is_ok())
+    }
+
+    /// A view whose thread has panicked.
+    #[cfg(test)]
+    pub fn ended() -> LiveView {
+        LiveView { updates: Some(channel().0), thread: None }
     }
 }
 
