@@ -23,6 +23,7 @@ pub mod uplot {
 }
 
 pub use crate::base::key::Key;
+pub use crate::base::words::counted;
 pub use crate::engine::sys::{
     ClockError, clock_error, monotonic_now as now, polled_in_vain, unix_now_ns,
 };

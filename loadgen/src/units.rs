@@ -1,8 +1,10 @@
 //! Quantities on the command line that must not be zero, in the grammar of the daemon; and
-//! quantities formatted for people.
+//! quantities formatted for people. Lines that programs read, such as those of wrk, have the plural for
+//! every count; sentences have [`counted`].
 
 use std::time::Duration;
 
+pub use echopool::internals::counted;
 use echopool::units::{parse_count, parse_duration, parse_size};
 
 /// A count or a rate of at least 1: `500`, `10k`, `1.5m`.
@@ -48,6 +50,16 @@ pub fn metric(value: f64) -> String {
     scaled(value, 1000.0, &["", "k", "M", "G", "T"])
 }
 
+/// A part of all with its noun: `1 of 2 requests`, `1 of 1 connection`. The noun goes with all.
+pub fn counted_of(count: u64, all: u64, noun: &str) -> String {
+    format!("{count} of {}", counted(all, noun))
+}
+
+/// The verb of a count.
+pub fn was(count: u64) -> &'static str {
+    if count == 1 { "was" } else { "were" }
+}
+
 /// Formats a number of bytes, with K and M for powers of 1024.
 pub fn binary(bytes: f64) -> String {
     scaled(bytes, 1024.0, &["", "K", "M", "G", "T"])
@@ -65,6 +77,13 @@ fn scaled(mut value: f64, base: f64, units: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_noun_goes_with_all_and_the_verb_with_the_part() {
+        assert_eq!(counted_of(1, 2, "connection"), "1 of 2 connections");
+        assert_eq!(counted_of(1, 1, "reply"), "1 of 1 reply");
+        assert_eq!([0, 1, 2].map(was), ["were", "was", "were"]);
+    }
 
     #[test]
     fn nothing_of_something_is_refused() {

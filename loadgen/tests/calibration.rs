@@ -59,7 +59,7 @@ fn a_calibration_that_is_not_for_this_run_is_not_used_and_that_is_said() {
         ("", |json| json["machine"]["kernel"] = "0.1".into(), "other-machine", "(kernel 0.1, and"),
         ("", |json| json["machine"]["hostname"] = "x".into(), "other-machine", "(host x, and"),
         ("", |json| json["calibrated_unix_ns"] = 1.into(), "too-old", "of 1970-01-01 is older"),
-        ("-p 2", |_| {}, "other-load", "and this is 1 threads, 64 bytes, 2 at a time"),
+        ("-p 2", |_| {}, "other-load", "and this is 1 thread, 64 bytes, 2 at a time"),
         ("", |json| *json = "fine".into(), "unreadable", "calibration-unused.json: "),
     ];
     for (flags, change, why, text) in changes {

@@ -19,3 +19,4 @@ pub mod units;
 #[cfg(feature = "internals")]
 pub mod units;
 pub(crate) mod url;
+pub mod words;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use crate::base::endpoint::{Endpoint, lacks_zone};
+use crate::base::words::counted;
 use crate::error::{CloseReason, Errno};
 use crate::protocol::framing::FrameError;
 use crate::service::HandshakeError;
@@ -360,7 +361,8 @@ impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)?;
         if self.bytes_sent > 0 {
-            write!(f, " ({} bytes were sent)", self.bytes_sent)?;
+            let was = if self.bytes_sent == 1 { "was" } else { "were" };
+            write!(f, " ({} {was} sent)", counted(self.bytes_sent as u64, "byte"))?;
         }
         Ok(())
     }

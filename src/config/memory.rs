@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{Limits, WORKER_STACK_BYTES};
 use crate::base::units::show_size;
+use crate::base::words::counted;
 use crate::buffer::pool::RESERVE_BYTES_EACH as RESERVE_BYTES;
 
 /// Bytes of a buffer's link in a chain.
@@ -139,8 +140,8 @@ impl Limits {
                 name: "datagrams",
                 bytes: sizes.datagram_bytes,
                 reason: format!(
-                    "{} threads: stacks, buffers, rates of sources",
-                    sizes.datagram_threads
+                    "{}: stacks, buffers, rates of sources",
+                    counted(sizes.datagram_threads as u64, "thread")
                 ),
             });
         }

@@ -11,6 +11,7 @@ use sd_notify::NotifyState;
 use super::ending::Ending;
 use super::failure::Failure;
 use super::spawn;
+use crate::base::words::counted;
 use crate::server::view::View;
 
 /// The shortest time between two looks at the workers.
@@ -20,7 +21,7 @@ const WATCH_GAP_MIN: Duration = Duration::from_millis(1);
 pub(super) fn ready(addresses: usize) {
     notify(&[
         NotifyState::Ready,
-        NotifyState::Status(&format!("serving on {addresses} addresses")),
+        NotifyState::Status(&format!("serving on {}", counted(addresses as u64, "address"))),
     ]);
 }
 

@@ -67,7 +67,7 @@ fn the_service_manager_is_told_of_start_reload_and_end() {
     let file = ConfigFile::new("linger = '1s'\n");
     let flags = ["--config", file.path(), "--drain-timeout", "7s"];
     let mut daemon = Daemon::start_under(&manager.environment(), &flags);
-    assert_eq!(manager.next(), ["READY=1", "STATUS=serving on 1 addresses"]);
+    assert_eq!(manager.next(), ["READY=1", "STATUS=serving on 1 address"]);
     for (contents, status) in [
         ("linger = '2s'\n", "reloaded, generation=2: linger 1s -> 2s".to_owned()),
         (

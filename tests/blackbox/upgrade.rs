@@ -622,7 +622,7 @@ fn the_service_manager_follows_the_new_process() {
         }
         seen
     };
-    ready("READY=1\nSTATUS=serving on 1 addresses");
+    ready("READY=1\nSTATUS=serving on 1 address");
     // A reload that is refused has an end, too: the manager waits for it.
     let fail = folder.join("fail");
     upgraded.install(&format!("until test -e {}; do sleep 0.01; done; exit 1", fail.display()));
@@ -643,14 +643,14 @@ fn the_service_manager_follows_the_new_process() {
     upgraded.lead_to(&fs::canonicalize(binary()).expect("the program"));
     let process = upgraded.upgrade();
     let main = format!("MAINPID={}", process.as_raw_nonzero());
-    let told = ready("READY=1\nSTATUS=serving on 1 addresses");
+    let told = ready("READY=1\nSTATUS=serving on 1 address");
     assert!(told.iter().any(|text| text.trim_end() == main), "{main} in {told:?}");
     upgraded.first_has_ended();
     // The socket of the manager went along, and the new process feeds the watchdog and says its end.
     let mut client = TcpStream::connect(address).expect("connecting");
     ping(&mut client, b"\x01\0\0\0x");
     upgraded.upgrade();
-    let told = ready("READY=1\nSTATUS=serving on 1 addresses");
+    let told = ready("READY=1\nSTATUS=serving on 1 address");
     assert!(told.iter().all(|text| !text.contains("STOPPING")), "{told:?}");
     let last = *upgraded.successors().last().expect("two");
     kill_process(last, Signal::TERM).expect("ending it");

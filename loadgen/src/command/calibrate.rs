@@ -36,7 +36,7 @@ use crate::report::{Outputs, Report, Verdict};
 use crate::traffic::rate::Rate;
 use crate::traffic::sizes::Sizes;
 use crate::units;
-use crate::units::time_text;
+use crate::units::{counted, time_text};
 use crate::view::terminal;
 
 /// Finds the highest rates of the generator on this machine, in a closed and in an open loop, and
@@ -283,9 +283,10 @@ fn render(found: &Calibration) -> String {
     let CalibratedLoad { threads, connections, sizes, pipeline, busy_poll } = &found.load;
     let polling = if *busy_poll { ", busily polling" } else { "" };
     line(format!(
-        "Generator: {threads} threads, {connections} connections, {sizes} bytes, {pipeline} at a \
-         time{polling}; sink: an echo server with {} workers",
-        found.sink_workers
+        "Generator: {}, {}, {sizes} bytes, {pipeline} at a time{polling}; sink: an echo server with {}",
+        counted(*threads as u64, "thread"),
+        counted(*connections, "connection"),
+        counted(found.sink_workers as u64, "worker")
     ));
     line(format!("Closed loop: {}", ceiling_text(&found.closed_loop)));
     line(match &found.open_loop {

@@ -15,6 +15,7 @@ use crate::plan::machine::Machine;
 use crate::plan::shard;
 use crate::plan::{Alternatives, Plan, new_seed};
 use crate::report::Outputs;
+use crate::units::counted;
 use crate::view::terminal::{self};
 
 /// Takes the shard from the environment, if a launcher has set it and the command line does not.
@@ -111,9 +112,9 @@ pub fn print_limits(plan: &Plan, format: OutputFormat) {
 fn announce(plan: &Plan) {
     let mib = plan.memory_bytes() as f64 / f64::from(1 << 20);
     terminal::message(format_args!(
-        "loadgen: {} connections to {}, {} threads, up to {mib:.1} MiB for buffers, tables and histograms",
-        plan.connections,
+        "loadgen: {} to {}, {}, up to {mib:.1} MiB for buffers, tables and histograms",
+        counted(plan.connections, "connection"),
         plan.targets_text(),
-        plan.threads
+        counted(plan.threads as u64, "thread")
     ));
 }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use echopool::Endpoint;
 
 use crate::plan::machine::Machine;
+use crate::units::counted;
 
 /// Fewer connections are possible than were asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -159,6 +160,7 @@ impl fmt::Display for BacklogShort {
 impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shortfall { asked, possible, limit } = self;
+        let asked = counted(*asked, "connection");
         match limit {
             Limit::OpenFiles { hard, needed, rude } => {
                 let beside = match rude {
@@ -167,7 +169,7 @@ impl fmt::Display for Shortfall {
                 };
                 write!(
                     f,
-                    "{asked} connections asked for, {possible} possible: they need {needed} open \
+                    "{asked} asked for, {possible} possible: they need {needed} open \
                      files in a process{beside}, and the hard limit is {hard}; raise it \
                      (ulimit -Hn {needed} as root, LimitNOFILE={needed} in a systemd unit"
                 )?;
@@ -178,7 +180,7 @@ impl fmt::Display for Shortfall {
             }
             Limit::LocalPorts { each, sources, targets } => write!(
                 f,
-                "{asked} connections asked for, {possible} possible: {sources} source \
+                "{asked} asked for, {possible} possible: {sources} source \
                  address(es) with {each} ports each for each of {targets} target(s); widen \
                  net.ipv4.ip_local_port_range, give more addresses of this machine (--source-ip, \
                  repeated), or more ports of the server (host:7001-7010)"

@@ -83,7 +83,8 @@ pub(super) fn shard(
     };
     let all = threads * shard.count;
     if connections < all {
-        return usage(&format!("{connections} connections are too few for {all} threads in all"));
+        let text = format!("-c {connections} is too few for {all} threads in all");
+        return usage(&text);
     }
     if spec.requests.is_some_and(|requests| requests < shard.count) {
         return usage("-n is less than the number of shards");

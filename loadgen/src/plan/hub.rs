@@ -49,8 +49,8 @@ impl HubPlan {
         let (senders, never_read) = (plan.senders, plan.never_read);
         if senders + never_read > connections {
             return usage(format!(
-                "--senders {senders} and --never-read {never_read} are more than the \
-                 {connections} connections: those that send have to read"
+                "--senders {senders} and --never-read {never_read} are more than -c \
+                 {connections}: those that send have to read"
             ));
         }
         if senders * connections > PAIRS_MAX {

@@ -321,7 +321,7 @@ fn what_shards_cannot_do_is_refused_with_the_remedy() {
     for (flags, reason) in [
         ("--shard 1/4 -t 1", "shard 1/4: give the target"),
         ("--shard 1/4 127.0.0.1:7", "give the number of threads (-t), the same in every shard"),
-        ("--shard 1/4 127.0.0.1:7 -t 2 -c 7", "7 connections are too few for 8 threads in all"),
+        ("--shard 1/4 127.0.0.1:7 -t 2 -c 7", "-c 7 is too few for 8 threads in all"),
         ("--shard 1/4 127.0.0.1:7 -t 1 -n 3", "-n is less than the number of shards"),
         ("--shard 1/4 hub://127.0.0.1:7 -t 1", "a hub's clients must be in one process"),
         ("--barrier localhost:7", "--barrier is for the shards of a run: give --shard"),

@@ -3,6 +3,7 @@
 use super::Report;
 use super::line::Line;
 use crate::stats::records::Records;
+use crate::units::counted;
 
 /// Whether clients did not receive everything that was sent. A hub may drop messages if it reports
 /// them and the run allows it. An interrupted run does not wait for the rest.
@@ -24,8 +25,9 @@ pub fn losses(records: &Records) -> String {
         }
     };
     format!(
-        "{} deliveries dropped by the hub, {} missing without a report{remedy}",
-        hub.dropped, hub.undelivered
+        "{} dropped by the hub, {} missing without a report{remedy}",
+        counted(hub.dropped, "delivery"),
+        hub.undelivered
     )
 }
 
@@ -34,9 +36,9 @@ pub fn lines(report: &Report) -> Vec<Line> {
     let (Some(plan), Some(hub)) = (&report.plan.hub, &report.records.hub) else { return vec![] };
     let mut lines = vec![
         Line::detail(format!(
-            "Hub: {} senders, {} clients that read, {} that never read",
-            plan.senders,
-            report.records.established - hub.never_read,
+            "Hub: {}, {} that read, {} that never read",
+            counted(plan.senders, "sender"),
+            counted(report.records.established - hub.never_read, "client"),
             hub.never_read
         )),
         Line::always(format!(
@@ -48,8 +50,8 @@ pub fn lines(report: &Report) -> Vec<Line> {
     ];
     if hub.beyond_ring > 0 {
         lines.push(Line::always(format!(
-            "Latency of {} deliveries: a lower bound is recorded, because they were sent too long ago",
-            hub.beyond_ring
+            "Latency of {}: a lower bound is recorded, because they were sent too long ago",
+            counted(hub.beyond_ring, "delivery")
         )));
     }
     lines

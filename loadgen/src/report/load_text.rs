@@ -14,14 +14,15 @@ use crate::stats::records::Records;
 use crate::stats::tcp::TcpCounts;
 use crate::stats::timeseries::Second;
 use crate::stats::tls::TlsRecords;
-use crate::units::time_us;
+use crate::units::{counted, counted_of, time_us, was};
 
 /// How the requests ended, and when they were sent.
 pub fn requests(report: &Report) -> Vec<Line> {
     let records = &report.records;
     let mut lines = vec![account(records)];
     if records.warmup_requests > 0 {
-        let text = format!("Warm-up: {} requests, not recorded", records.warmup_requests);
+        let text =
+            format!("Warm-up: {}, not recorded", counted(records.warmup_requests, "request"));
         lines.push(Line::detail(text));
     }
     if report.plan.open_loop.is_some() {
@@ -66,11 +67,15 @@ pub fn connections(report: &Report) -> Vec<Line> {
     lines.extend(tcp(&records.tcp).map(Line::detail));
     if plan.reconnect {
         lines.push(Line::detail(format!(
-            "Begun anew: {} connections; {} closed by the server without owing a reply",
-            records.reconnects, records.server_closes
+            "Begun anew: {}; {} closed by the server without owing a reply",
+            counted(records.reconnects, "connection"),
+            records.server_closes
         )));
     } else if plan.lifetime.is_some() || records.reconnects > 0 {
-        lines.push(Line::detail(format!("Begun anew: {} connections", records.reconnects)));
+        lines.push(Line::detail(format!(
+            "Begun anew: {}",
+            counted(records.reconnects, "connection")
+        )));
     }
     lines.extend(records.rude.iter().map(|rude| Line::detail(format!("With {rude}"))));
     lines.push(errors(report));
@@ -102,10 +107,10 @@ fn cpu(report: &Report) -> String {
     let server =
         report.server_cores.map_or(String::new(), |cores| format!(", server {cores:.2} cores"));
     format!(
-        "CPU: generator {:.2} cores in {} threads (busiest {busy:.0} % busy: {:.0} % running, \
+        "CPU: generator {:.2} cores in {} (busiest {busy:.0} % busy: {:.0} % running, \
          {waiting:.0} % waiting for a processor){server}",
         report.generator_cores(),
-        report.plan.threads,
+        counted(report.plan.threads as u64, "thread"),
         busy - waiting,
     )
 }
@@ -159,11 +164,10 @@ fn tcp(tcp: &TcpCounts) -> Option<String> {
     let time = |nanos: u64| time_us(nanos as f64 / 1e3);
     (tcp.connections > 0).then(|| {
         format!(
-            "TCP: {} segments sent again on {} of {} connections; round trip {} on average ({} to \
+            "TCP: {} sent again on {}; round trip {} on average ({} to \
              {}), smallest congestion window {}",
-            tcp.segments_resent,
-            tcp.connections_resent,
-            tcp.connections,
+            counted(tcp.segments_resent, "segment"),
+            counted_of(tcp.connections_resent, tcp.connections, "connection"),
             time(tcp.rtt_mean_ns()),
             time(tcp.rtt_min_ns),
             time(tcp.rtt_max_ns),
@@ -293,7 +297,9 @@ pub fn not_sent(plan: &Plan, records: &Records, ended_early: bool) -> Option<Str
         let why =
             if ended_early { "before it was ended" } else { "because no connection had room" };
         (records.never_sent > 0).then(|| {
-            format!("{} of {} requests were never sent, {why}", records.never_sent, records.offered)
+            let never = records.never_sent;
+            let of_offered = counted_of(never, records.offered, "request");
+            format!("{of_offered} {} never sent, {why}", was(never))
         })
     })
 }
@@ -427,6 +433,6 @@ mod tests {
         assert_eq!(notes, ["open loop", "own lag p99 20.02us of a latency p99 of 5.00ms"]);
         records.never_sent = 1;
         let notes = open_loop_notes(&plan, &records, true);
-        assert_eq!(notes[2], "1 of 1000 requests were never sent, before it was ended");
+        assert_eq!(notes[2], "1 of 1000 requests was never sent, before it was ended");
     }
 }

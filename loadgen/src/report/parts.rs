@@ -7,7 +7,7 @@ use super::line::Line;
 use super::schema::{PartsSummary, Percentiles};
 use crate::stats::parts::{OneWay, Part, Parts, slowest};
 use crate::stats::records::percentile;
-use crate::units::time_us;
+use crate::units::{counted_of, time_us};
 
 /// Requests of which the shares are shown beside those of all.
 pub const SLOWEST: f64 = 0.01;
@@ -61,9 +61,8 @@ fn table(parts: &Parts, latency: &Histogram<u64>) -> Vec<Line> {
     lines.push(Line::detail(one_way(&parts.one_way)));
     if parts.cut > 0 {
         lines.push(Line::always(format!(
-            "{} of {} replies: the server's times were longer than the round trip, and cut",
-            parts.cut,
-            parts.count()
+            "{}: the server's times were longer than the round trip, and cut",
+            counted_of(parts.cut, parts.count(), "reply")
         )));
     }
     lines
@@ -96,9 +95,9 @@ fn one_way(one_way: &OneWay) -> String {
             shape(back)
         ),
         OneWay { there, contradictions, contradiction_max, .. } => format!(
-            "One way: unknown; the clocks should be one, but {contradictions} of {} replies \
+            "One way: unknown; the clocks should be one, but the times of {} \
              contradict it, by up to {}",
-            there.len(),
+            counted_of(*contradictions, there.len(), "reply"),
             time(*contradiction_max)
         ),
     }
@@ -173,8 +172,8 @@ One way: there min 10.00us, p50 10.01us, p99 10.01us; back min 30.00us, p50 30.0
     #[test]
     fn clocks_that_cannot_be_one_are_told() {
         let last = shown(2_000_000).pop().expect("a line");
-        let text = "One way: unknown; the clocks should be one, but 100 of 100 replies contradict it, \
-                    by up to 1.96ms";
+        let text = "One way: unknown; the clocks should be one, but the times of 100 of 100 replies \
+                    contradict it, by up to 1.96ms";
         assert!(last.starts_with(text), "{last}");
         let none = one_way(&Parts::default().one_way);
         assert!(none.ends_with("another clock"));
@@ -194,7 +193,7 @@ One way: there min 10.00us, p50 10.01us, p99 10.01us; back min 30.00us, p50 30.0
         parts.cut = 1;
         report.records.parts = Some(Box::new(parts));
         let cut = &lines(&report)[whole];
-        let text = "1 of 1 replies: the server's times were longer than the round trip, and cut";
+        let text = "1 of 1 reply: the server's times were longer than the round trip, and cut";
         assert_eq!(*cut, Line::always(text));
     }
 }

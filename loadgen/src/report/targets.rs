@@ -5,7 +5,7 @@ use std::fmt;
 use super::Report;
 use super::line::Line;
 use super::schema::{Distribution, TargetCounts};
-use crate::units::time_us;
+use crate::units::{counted, time_us};
 
 /// Lines of the text report, at most. Up to 1024 targets are possible.
 pub const LINES_MAX: usize = 16;
@@ -64,14 +64,14 @@ impl fmt::Display for TargetCounts {
         write!(
             f,
             "{}: {} asked, {} established, {} served, {} lost, {} differed, \
-             {} requests completed",
+             {} completed",
             self.target,
             self.connections_asked,
             self.connections_established,
             self.connections_served,
             self.connections_lost,
             self.mismatched_connections,
-            self.requests_completed
+            counted(self.requests_completed, "request")
         )?;
         let values = self.latency.as_ref().map(|latency| &latency.percentiles);
         let Some((values, max)) = values.and_then(|values| Some((values, values.max_ns?))) else {

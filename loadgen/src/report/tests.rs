@@ -250,7 +250,7 @@ fn datagrams_that_differ_are_counted_as_replies() {
     assert!(text.contains("on 1 of 2 connections"), "{text}");
     report.records.datagrams = Some(DatagramRecords::default());
     let text = report.verdict_text();
-    assert!(text.contains("1 replies") && !text.contains("connections"), "{text}");
+    assert!(text.contains("1 reply") && !text.contains("connections"), "{text}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{Report, datagram, hub, load_text, parts, stamp};
 use crate::plan::Plan;
 use crate::stats::loss::Mismatch;
 use crate::stats::records;
-use crate::units::{binary, metric, time_us};
+use crate::units::{binary, counted, metric, time_us};
 
 /// The percentiles of the short distribution.
 const PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99];
@@ -76,7 +76,7 @@ fn head(out: &mut String, report: &Report) {
 pub fn running(plan: &Plan) -> String {
     let length = match (plan.duration, plan.requests) {
         (Some(duration), _) => whole_time(duration),
-        (None, _) => format!("{} requests", plan.own_requests().unwrap_or_default()),
+        (None, _) => counted(plan.own_requests().unwrap_or_default(), "request"),
     };
     let target = match plan.local_server {
         true => plan.targets_text(),

@@ -10,7 +10,7 @@ use crate::stats::cpu::SATURATED;
 use crate::stats::records::{Backlog, Records};
 use crate::stats::tally::BEHIND;
 use crate::traffic::rate::Rate;
-use crate::units::time_text;
+use crate::units::{counted, counted_of, time_text, was};
 
 /// At the 99th percentile, the generator's own lag may be 1/4 of the latency.
 pub const OWN_LAG_PART: u64 = 4;
@@ -66,9 +66,11 @@ pub fn beyond_capacity(plan: &Plan, records: &Records) -> Option<String> {
     let rate = plan.rate?;
     if records.never_sent > tolerance(records.offered, 100) {
         return Some(format!(
-            "beyond capacity: {} requests were answered in time; {} of {} requests were never sent, \
-             because no connection had room",
-            records.replies, records.never_sent, records.offered
+            "beyond capacity: {} {} answered in time; {} {} never sent, because no connection had room",
+            counted(records.replies, "request"),
+            was(records.replies),
+            counted_of(records.never_sent, records.offered, "request"),
+            was(records.never_sent)
         ));
     }
     let Some(Backlog { middle, end }) = records.backlog else {
@@ -76,7 +78,9 @@ pub fn beyond_capacity(plan: &Plan, records: &Records) -> Option<String> {
     };
     (end > middle + tolerance(records.offered, 1_000)).then(|| {
         format!(
-            "beyond capacity: {end} requests were outstanding at the end, and {middle} in the middle"
+            "beyond capacity: {} {} outstanding at the end, and {middle} in the middle",
+            counted(end, "request"),
+            was(end)
         )
     })
 }
@@ -109,10 +113,10 @@ fn saturation_limit(records: &Records) -> Option<String> {
     if records.saturated_seconds > 0 {
         let seconds = records.elapsed().as_secs_f64().ceil() as u64;
         return Some(format!(
-            "a thread was behind its schedule and at least {:.0} % busy in {} of {seconds} seconds",
+            "a thread was behind its schedule and at least {:.0} % busy in {}",
             SATURATED * 100.0,
             // The last one may be shorter than the others.
-            records.saturated_seconds.min(seconds),
+            counted_of(records.saturated_seconds.min(seconds), seconds, "second"),
         ));
     }
     let shares = records.thread_uses.iter().map(|used| records.share(used, used.busy()));

@@ -14,7 +14,7 @@ use crate::error::Exit;
 use crate::report::validity;
 use crate::stats::cpu::SATURATED;
 use crate::stats::slo::{Decision, Observed, Outcome};
-use crate::units::time_text;
+use crate::units::{counted, counted_of, time_text, was};
 
 /// From this share of the period, the report mentions that the generator waited for processors,
 /// which the server or other programs used.
@@ -208,7 +208,7 @@ impl Report {
     fn lost(&self) -> String {
         let Report { records, .. } = self;
         let (lost, all) = (records.losses.total(), records.established + records.reconnects);
-        format!("{lost} of {all} connections lost")
+        format!("{} lost", counted_of(lost, all, "connection"))
     }
 
     fn early_end(&self) -> Vec<String> {
@@ -256,8 +256,10 @@ impl Report {
 
     fn as_many_as_possible(&self) -> Option<String> {
         let (established, asked) = (self.records.established, self.plan.connections_asked);
-        (established < asked)
-            .then(|| format!("{established} of {asked} connections, as many as the machine allows"))
+        (established < asked).then(|| {
+            let of_asked = counted_of(established, asked, "connection");
+            format!("{of_asked}, as many as the machine allows")
+        })
     }
 
     /// The verdict, and the objectives that are not met, in one line.
@@ -272,7 +274,7 @@ impl Report {
     fn notes(&self) -> Vec<String> {
         let Report { plan, records, .. } = self;
         let (established, asked) = (records.established, plan.connections_asked);
-        let of_asked = format!("{established} of {asked} connections");
+        let of_asked = counted_of(established, asked, "connection");
         match self.verdict() {
             Verdict::Valid => {
                 let mut notes: Vec<_> = self.as_many_as_possible().into_iter().collect();
@@ -287,22 +289,24 @@ impl Report {
                 notes
             }
             Verdict::Differed if plan.over_udp || records.datagrams.is_some() => {
-                vec![format!("{} replies", records.mismatches)]
+                vec![counted(records.mismatches, "reply")]
             }
             Verdict::Differed => {
-                vec![format!("on {} of {established} connections", records.mismatches)]
+                vec![format!("on {}", counted_of(records.mismatches, established, "connection"))]
             }
             Verdict::UnderConnected => {
                 let mut notes = vec![of_asked];
                 if records.reconnects_failed > 0 {
                     let failed = records.reconnects_failed;
                     notes.push(format!(
-                        "{failed} connects failed in place of connections that had ended"
+                        "{} failed in place of connections that had ended",
+                        counted(failed, "connect")
                     ));
                 }
                 if records.never_sent > 0 {
                     let (never, offered) = (records.never_sent, records.offered);
-                    notes.push(format!("{never} of {offered} requests were never sent"));
+                    let of_offered = counted_of(never, offered, "request");
+                    notes.push(format!("{of_offered} {} never sent", was(never)));
                 }
                 notes
             }
@@ -324,7 +328,7 @@ impl Report {
                     0 => "they or the run ended before anything was sent",
                     _ => "none had a complete reply",
                 };
-                let mut text = format!("{established} connections, {what}");
+                let mut text = format!("{}, {what}", counted(established, "connection"));
                 if !self.interrupted && established > 0 {
                     let name = plan.service.name();
                     write!(text, "; check that the server's service is {name}").expect("a string");
@@ -333,7 +337,8 @@ impl Report {
             }
             Verdict::ConnectionsLost => {
                 let unanswered = records.timed_out + records.unanswered;
-                let lost = format!("{}, {unanswered} requests without a reply", self.lost());
+                let unanswered = counted(unanswered, "request");
+                let lost = format!("{}, {unanswered} without a reply", self.lost());
                 std::iter::once(lost).chain(self.other_after().map(str::to_string)).collect()
             }
         }

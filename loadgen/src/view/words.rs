@@ -2,7 +2,7 @@
 
 use crate::plan::Plan;
 use crate::stats::tally::{BEHIND, Snapshot};
-use crate::units::time_text;
+use crate::units::{counted, counted_of, time_text};
 use crate::view::progress::RunStage;
 
 /// The stage of the run, and how far it is.
@@ -17,7 +17,8 @@ pub fn stage(plan: &Plan, stage: RunStage, counts: &Snapshot) -> String {
             match (plan.duration, plan.own_requests()) {
                 (Some(duration), _) => format!("measuring: {since:.1}s of {duration:?}"),
                 (None, Some(requests)) => {
-                    format!("measuring: {since:.1}s, {} of {requests} replies", counts.replies)
+                    let replies = counted_of(counts.replies, requests, "reply");
+                    format!("measuring: {since:.1}s, {replies}")
                 }
                 (None, None) => format!("measuring: {since:.1}s"),
             }
@@ -28,15 +29,12 @@ pub fn stage(plan: &Plan, stage: RunStage, counts: &Snapshot) -> String {
 
 /// Open connections of those asked for.
 pub fn connections(plan: &Plan, counts: &Snapshot) -> String {
-    format!("{} of {} connections", counts.open, plan.connections)
+    counted_of(counts.open, plan.connections, "connection")
 }
 
 /// How many errors there were.
 pub fn errors(counts: &Snapshot) -> String {
-    match counts.errors() {
-        1 => "1 error".to_string(),
-        errors => format!("{errors} errors"),
-    }
+    counted(counts.errors(), "error")
 }
 
 /// Says that an open loop is behind its schedule, for whatever reason: the server or the generator

@@ -3,6 +3,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use crate::base::words::counted;
 use crate::protocol::framing::ByteOrder;
 use crate::protocol::hub as protocol;
 use crate::protocol::hub::{Event, QUEUE_FULL};
@@ -93,7 +94,8 @@ fn hub_line(frame: &[u8], order: ByteOrder) -> Vec<u8> {
         Event::NotSent { id, .. } => format!("not sent to {id}: it is gone"),
         Event::Unknown(kind) => format!("unknown frame of type {kind}"),
         Event::Dropped(count) => {
-            format!("dropped: {count} messages for you, because you read too slowly")
+            let messages = counted(count, "message");
+            format!("dropped: {messages} for you, because you read too slowly")
         }
     };
     text.into_bytes()

@@ -17,7 +17,7 @@ use crate::report::schema::{
 };
 use crate::report::{Report, Verdict};
 use crate::stats::difference::{CONFIDENCE, PAIRS_MIN};
-use crate::units::{time_text, time_us};
+use crate::units::{counted, time_text, time_us, was};
 
 /// Where the result goes.
 pub struct AbOutput {
@@ -138,16 +138,18 @@ pub fn render(contest: &Contest) -> String {
     let rounds = &contest.rounds;
     let how = if rounds.together { "all at once" } else { "in random order" };
     line(format!(
-        "{} rounds, each with {} of each target, {how}",
-        contest.rounds_made(),
+        "{}, each with {} of each target, {how}",
+        counted(contest.rounds_made(), "round"),
         time_text(rounds.slice)
     ));
     for side in &contest.sides {
         let plan = &side.plan;
         let targets = plan.targets_text();
         line(format!(
-            "  {}: {targets}, {} threads and {} connections",
-            side.name, plan.threads, plan.connections_asked
+            "  {}: {targets}, {} and {}",
+            side.name,
+            counted(plan.threads as u64, "thread"),
+            counted(plan.connections_asked, "connection")
         ));
     }
     let names: String = contest.sides.iter().map(|side| format!("{:>16}", side.name)).collect();
@@ -179,9 +181,10 @@ pub fn render(contest: &Contest) -> String {
     }
     if contest.left_out > 0 {
         line(format!(
-            "{} rounds are left out, because no request was begun in one of their slices: make \
-             slices longer than replies take (--slice)",
-            contest.left_out
+            "{} {} left out, because no request was begun in one of the slices: make slices longer \
+             than replies take (--slice)",
+            counted(contest.left_out, "round"),
+            was(contest.left_out)
         ));
     }
     if contest.rounds_made() - contest.left_out < PAIRS_MIN {

@@ -11,6 +11,7 @@ use crate::report::schema::{ConditionResult, SliceSummary};
 use crate::report::{Report, Verdict};
 use crate::stats::fail_if::{FailIf, by_text};
 use crate::stats::slo::Metric;
+use crate::units::{counted, counted_of};
 
 /// A target's part of a round.
 pub struct Slice {
@@ -176,10 +177,11 @@ impl Contest {
         let worst = worst.filter(|side| side.verdict() > Verdict::Valid);
         let mut text = match worst {
             Some(side) => format!("{}: {}", side.name, side.verdict_text()),
-            None => format!("{} ({} rounds)", Verdict::Valid.word(), self.made),
+            None => format!("{} ({})", Verdict::Valid.word(), counted(self.made, "round")),
         };
         if self.interrupted {
-            text += &format!("; interrupted after {} of {} rounds", self.made, self.rounds.count);
+            let of_all = counted_of(self.made, self.rounds.count, "round");
+            text += &format!("; interrupted after {of_all}");
         }
         text
     }

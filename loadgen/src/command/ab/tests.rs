@@ -217,7 +217,7 @@ fn a_slice_without_a_request_is_left_out_and_nothing_else_is() {
     drifting(&mut contest, 8);
     assert_eq!((contest.verdict(), contest.rounds_made()), (Verdict::Valid, 9));
     let text = render(&contest);
-    assert!(text.contains("\n1 rounds are left out, because no request was begun"), "{text}");
+    assert!(text.contains("\n1 round was left out, because no request was begun"), "{text}");
     assert!(text.contains("p50   +50."), "{text}");
 }
 

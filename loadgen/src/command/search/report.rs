@@ -13,7 +13,7 @@ use crate::report::schema::{
     StepResult,
 };
 use crate::stats::slo::Slo;
-use crate::units::{time_text, time_us};
+use crate::units::{counted, time_text, time_us};
 
 /// Where the result goes.
 pub struct SearchOutput {
@@ -161,14 +161,14 @@ pub fn verdict_text(search: &Search) -> String {
         (None, Some(best)) => best.verdict_text(),
         (None, None) => "no run met the objective".into(),
     };
+    let runs = counted(search.steps.len() as u64, "run");
     match verdict(search) {
         SearchVerdict::Run(Verdict::Valid) => reason,
         SearchVerdict::RunFailed => {
             let (rate, why) = search.failed.as_ref().expect("a run failed");
-            let runs = search.steps.len();
-            format!("run-failed (at {rate}/s after {runs} runs: {why}; the best: {reason})")
+            format!("run-failed (at {rate}/s after {runs}: {why}; the best: {reason})")
         }
-        verdict => format!("{} ({} runs; the best: {reason})", verdict.word(), search.steps.len()),
+        verdict => format!("{} ({runs}; the best: {reason})", verdict.word()),
     }
 }
 

@@ -11,7 +11,7 @@ use echopool::builtin::url::ServiceOptions;
 use crate::error::Failure;
 use crate::files;
 use crate::plan::Plan;
-use crate::units::time_text;
+use crate::units::{counted, time_text};
 
 mod object;
 
@@ -105,7 +105,8 @@ impl CalibratedLoad {
     fn text(&self) -> String {
         let CalibratedLoad { threads, sizes, pipeline, .. } = self;
         let polling = if self.busy_poll { ", busily polling" } else { "" };
-        format!("{threads} threads, {sizes} bytes, {pipeline} at a time{polling}")
+        let threads = counted(*threads as u64, "thread");
+        format!("{threads}, {sizes} bytes, {pipeline} at a time{polling}")
     }
 }
 
@@ -246,9 +247,9 @@ impl Standing {
         let ceiling = ceiling.requests_per_second;
         Some(format!(
             "{:.0} % of this machine's ceiling, calibrated {day} ({ceiling:.0}/s in the {kind} \
-             loop with {} connections; floor latency p50 {})",
+             loop with {}; floor latency p50 {})",
             requests_per_second / ceiling * 100.0,
-            calibration.load.connections,
+            counted(calibration.load.connections, "connection"),
             time_text(Duration::from_nanos(calibration.floor_latency.p50_ns))
         ))
     }

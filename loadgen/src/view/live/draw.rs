@@ -12,7 +12,7 @@ use ratatui::widgets::{Block, Borders, LineGauge, Paragraph, Wrap};
 use super::chart;
 use super::model::{LATENCY_NAMES, Latency, Model, Second};
 use crate::report::{self, Verdict};
-use crate::units::{binary, metric, time_text};
+use crate::units::{binary, counted, metric, time_text};
 use crate::view::progress::RunStage;
 use crate::view::words;
 
@@ -127,10 +127,10 @@ fn title(frame: &mut Frame, area: Rect, model: &Model) {
         Some(_) => "open loop",
     };
     let text = format!(
-        "{}, {} threads, {} connections, {loop_text}",
+        "{}, {}, {}, {loop_text}",
         report::running(plan),
-        plan.threads,
-        plan.connections
+        counted(plan.threads as u64, "thread"),
+        counted(plan.connections, "connection")
     );
     frame.render_widget(Line::styled(text, BOLD), area);
 }

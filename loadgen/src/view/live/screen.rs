@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::getpgrp;
 use rustix::termios::{tcgetpgrp, tcgetwinsize};
 
+use crate::units::{counted, was};
 use crate::view::terminal;
 
 /// To the alternate screen, without a cursor; and back.
@@ -207,7 +208,10 @@ impl Screen {
     fn release(&mut self) -> Vec<String> {
         let dropped = match std::mem::take(&mut self.dropped) {
             0 => None,
-            count => Some(format!("loadgen: {count} earlier messages are left out")),
+            count => {
+                let messages = counted(count, "earlier message");
+                Some(format!("loadgen: {messages} {} left out", was(count)))
+            }
         };
         dropped.into_iter().chain(self.kept.drain(..)).collect()
     }
@@ -223,7 +227,7 @@ mod tests {
         let mut screen = Screen { state, is_stale: false, kept: VecDeque::new(), dropped: 0 };
         (0..KEPT_MAX + 2).for_each(|nth| screen.keep(format!("line {nth}")));
         let lines = screen.release();
-        assert_eq!(lines[..2], ["loadgen: 2 earlier messages are left out", "line 2"]);
+        assert_eq!(lines[..2], ["loadgen: 2 earlier messages were left out", "line 2"]);
         assert_eq!(lines.len(), KEPT_MAX + 1);
         assert_eq!(lines.last().map(String::as_str), Some("line 1001"));
         assert!(screen.release().is_empty());

@@ -88,7 +88,7 @@ fn each_number_stands_under_its_name() {
     assert_eq!(row(&shown, "Connections "), "Connections  100 asked, 93 open, 2 lost");
     assert_eq!(row(&shown, "Errors "), "Errors       4 connects, 2 lost, 1 differed");
     let first = shown.lines().next().expect("a line");
-    let local = "Running 10s test @ tcp://127.0.0.1:0, 1 threads, 100 connections, closed loop";
+    let local = "Running 10s test @ tcp://127.0.0.1:0, 1 thread, 100 connections, closed loop";
     assert_eq!(first, local);
     let second = shown.lines().nth(1).expect("a line");
     assert!(second.starts_with("measuring: 2.5s of 10s (q ends) ==="), "{second}");
