@@ -233,6 +233,11 @@ fn services_are_measured_against_each_other() {
     loadgen("ab hub:// hub:// -c 3 --rounds 8 --slice 50ms").expect(0);
 }
 
+/// What stands behind `p50` in the answer of a comparison.
+fn difference(line: &str) -> Option<&str> {
+    line.strip_prefix("Second - first: p50 ")?.split(',').next()
+}
+
 /// Five files of a fast server and five of a slow one, whose intervals decide; two of them do not.
 #[test]
 fn files_are_compared_with_files() {
@@ -249,9 +254,19 @@ fn files_are_compared_with_files() {
     let names =
         |files: &[TestFile]| files.iter().map(|file| format!(" {file}")).collect::<String>();
     let [fast, slow] = sets.each_ref().map(|files| names(files));
+    let page = TestFile::new("sets.html");
     let flags = format!("compare{fast} --against{slow} --fail-if p50>+1ms --fail-if p50>+1h");
-    let json = loadgen(&format!("{flags} --output-format json")).expect(99).json();
+    let json = loadgen(&format!("{flags} --output-format json --html {page}")).expect(99).json();
     assert_valid(&schema("comparison"), &json);
+    let text = loadgen(&flags).expect(99).stdout;
+    let answer = format!("p50 {}", text.lines().find_map(difference).expect("a line"));
+    assert!(page.read().contains("<h1>10 results</h1>"), "the comparison is none of them");
+    for text in
+        ["Second against first, median", "A condition is exceeded.", &answer, "Exit code 99"]
+    {
+        assert!(page.read().contains(text), "no {text}");
+    }
+    assert!(sets.iter().flatten().all(|file| page.read().contains(&file.to_string())));
     let p50 = &json["figures"][0];
     assert!(p50["difference_low_ns"].as_i64().expect("a number") > 1_000_000, "{p50}");
     assert_eq!([0, 1].map(|nth| &json["conditions"][nth]["exceeded"]), [true, false]);
@@ -261,6 +276,15 @@ fn files_are_compared_with_files() {
     let two = loadgen(&format!("compare {one} {other} --fail-if p50>+1ms")).expect(5);
     two.says("not decided (").says("; about 4 more files of each decide it");
     loadgen(&format!("compare{fast}")).expect(2).complains("after --against");
+
+    // A comparison that was saved has a page too, without its files; and two runs have one.
+    let saved = TestFile::new("sets.json");
+    std::fs::write(&saved.0, json.to_string()).expect("it can be written");
+    let text = loadgen(&format!("report {saved} --to html")).expect(0).stdout;
+    assert!(text.contains("Second against first, median") && text.contains(&answer));
+    loadgen(&format!("compare {one} {other} --html {page}")).expect(0);
+    assert!(page.read().contains(&one.to_string()) && page.read().contains("Latency"));
+    loadgen(&format!("compare {one} {other} --html {one}")).expect(2).complains("give two names");
 
     // Several runs that were added up are one result.
     let merged = TestFile::new("set-merged.json");

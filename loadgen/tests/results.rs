@@ -143,7 +143,14 @@ fn ndjson_has_an_object_each_second_and_the_summary_at_the_end() {
     let schema = schema("second");
     seconds.iter().for_each(|second| assert_valid(&schema, second));
     assert_eq!(summary["type"], "summary");
-    assert_eq!(summary["intervals"].as_array().map(Vec::as_slice), Some(seconds));
+    let mut intervals = summary["intervals"].as_array().expect("a list").clone();
+    for interval in &mut intervals {
+        let interval = interval.as_object_mut().expect("an object");
+        let text = interval.remove("latency_histogram_v2_deflate_base64").expect("a histogram");
+        let values = decode(&text);
+        assert_eq!(interval["latency"]["count"], values.len(), "{interval:?}");
+    }
+    assert_eq!(intervals, seconds);
     let words = "-c 5 -d 2200ms --output-format ndjson".split(' ');
     assert!(words.eq(summary["command"].as_array().expect("words").iter().skip(1)));
     assert_eq!(summary["machine"]["kernel"], release());
@@ -559,8 +566,11 @@ fn table_rows(text: &str, table: &str) -> Vec<(String, String, String)> {
 #[test]
 fn a_saved_result_has_the_forms_that_the_run_could_have_written() {
     let hgrm = TestFile::new("at-once.hgrm");
-    let json = json_file("report.json", &format!("-c 3 -d 1200ms -R 500 --hgrm {hgrm}"));
+    let hlog = TestFile::new("at-once.hlog");
+    let flags = format!("-c 3 -d 1200ms -R 500 --hgrm {hgrm} --hdr-log {hlog}");
+    let json = json_file("report.json", &flags);
     assert_eq!(loadgen(&format!("report {json} --to hgrm")).expect(0).stdout, hgrm.read());
+    assert_eq!(loadgen(&format!("report {json} --to hlog")).expect(0).stdout, hlog.read());
     let later = TestFile::new("later.hgrm");
     loadgen(&format!("report {json} -o {later}")).expect(0);
     assert_eq!(later.read(), hgrm.read());
@@ -591,6 +601,19 @@ fn merged_results_and_searches_are_shown_too() {
     std::fs::write(&merged.0, &sum.stdout).expect("written");
     let text = loadgen(&format!("report {merged} --to hgrm")).expect(0).stdout;
     assert!(text.contains("Total count    =          200]"), "{text}");
+    let ended = loadgen(&format!("report {merged} --to hlog")).expect(1);
+    ended.complains("it has no seconds: give the file of one run");
+
+    let page = TestFile::new("merged.html");
+    loadgen(&format!("merge {one} {two} --html {page}")).expect(0);
+    let later = TestFile::new("merged-later.html");
+    loadgen(&format!("report {merged} -o {later}")).expect(0);
+    // The title has the name of the file.
+    let [page, later] =
+        [&page, &later].map(|page| page.read().replace(&format!(" ({merged})"), ""));
+    assert!(page.starts_with("<!DOCTYPE html>") && page == later);
+    loadgen(&format!("merge {one} {two} --html {one}")).expect(2).complains("give two names");
+    loadgen(&format!("merge {one} {two} --html -")).expect(2).complains("both go to stdout");
 
     let search = TestFile::new("search.json");
     // Each request waits this long, so the search is short.
@@ -639,6 +662,9 @@ fn what_cannot_be_shown_leaves_the_output_as_it_was() {
     let run = json_file("a-run.json", "-c 2 -n 100");
     let other = TestFile::new("other.json");
     std::fs::write(&other.0, "{\"type\":\"summary\",\"schema_version\":7}").expect("written");
+    let old = TestFile::new("old.json");
+    let key = "\"latency_histogram_v2_deflate_base64\"";
+    std::fs::write(&old.0, run.read().replace(key, "\"unknown\"")).expect("written");
     let out = TestFile::new("out.csv");
     std::fs::write(&out.0, "earlier").expect("written");
     for (flags, code, why) in [
@@ -646,6 +672,8 @@ fn what_cannot_be_shown_leaves_the_output_as_it_was() {
         (format!("/no/such/file -o {out}"), 1, "cannot read /no/such/file"),
         (format!("{out} -o {out} --to csv"), 2, "is read and written: give two names"),
         (format!("{run} {run} -o {out} --to hgrm"), 2, "is that of one result"),
+        (format!("{run} {run} -o {out} --to hlog"), 2, "is that of one result"),
+        (format!("{old} -o {out} --to hlog"), 1, "it has no histograms of its seconds"),
         (format!("{run} -o {out}.txt"), 2, "give --to, or -o a name with its ending"),
         (String::new(), 2, "Usage: loadgen report"),
     ] {

@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use crate::command::sets;
 use crate::error::{Exit, Failure};
 use crate::report::ending::State;
+use crate::report::outputs::{Sink, page_beside};
 use crate::report::parts::side_by_side;
 use crate::report::print;
 use crate::report::saved::{self, Saved, SavedResult};
@@ -43,6 +44,10 @@ pub struct CompareArgs {
     /// Format of the comparison
     #[arg(long, value_name = "FORM", value_enum, default_value = "text")]
     pub output_format: CompareFormat,
+
+    /// Write a page with the differences, and with charts and tables of all files
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 
     /// Compare runs of different services too, or of hubs with different clients; their figures are
     /// not of the same kind
@@ -88,9 +93,32 @@ pub fn run(args: &CompareArgs) -> Result<Exit, Failure> {
             differing.join(", ")
         )));
     }
+    let mut page = args.page()?;
     print(&render(&first, &second))?;
+    if let Some(page) = &mut page {
+        page.write_results(args.results()?)?;
+    }
     let states = [&first, &second].map(|saved| State::of_saved(&saved.run));
     Ok(State::worst(states.into_iter()).exit())
+}
+
+impl CompareArgs {
+    /// Where the page goes, if there is to be one.
+    ///
+    /// # Errors
+    /// It cannot be written to, would replace what it is made from, or goes to stdout.
+    pub fn page(&self) -> Result<Option<Sink>, Failure> {
+        page_beside(self.html.as_deref(), &[&self.files[..], &self.against[..]].concat())
+    }
+
+    /// All files, each with its name.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn results(&self) -> Result<Vec<(String, SavedResult)>, Failure> {
+        let read = |path: &PathBuf| Ok((path.display().to_string(), SavedResult::read(path)?));
+        self.files.iter().chain(&self.against).map(read).collect()
+    }
 }
 
 const PERCENTILES: [(&str, f64); 7] = [

@@ -9,13 +9,15 @@ use hdrhistogram::Histogram;
 
 use crate::error::{Exit, Failure};
 use crate::report::ending::{Ending, State};
+use crate::report::outputs::page_beside;
 use crate::report::print;
-use crate::report::saved::{self, Saved};
+use crate::report::saved::{self, Saved, SavedResult};
 use crate::report::schema::{
     Distribution, MergedSummary, MergedType, PartsSummary, RunConfig, RunSummary, SCHEMA_VERSION,
     ShardsSummary,
 };
 use crate::stats::tcp::TcpCounts;
+use crate::view::terminal;
 
 /// Adds up the counts and histograms of runs with the same settings, and writes the sum as JSON.
 ///
@@ -27,6 +29,10 @@ pub struct MergeArgs {
     /// Reports written with --output-format json or ndjson
     #[arg(required = true, num_args = 2.., value_name = "FILE")]
     files: Vec<PathBuf>,
+
+    /// Write a page with charts and tables
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// Reads the files, and writes their sum to stdout.
@@ -36,9 +42,17 @@ pub struct MergeArgs {
 pub fn run(args: &MergeArgs) -> Result<Exit, Failure> {
     let runs = args.files.iter().map(|path| Saved::read(path)).collect::<Result<Vec<_>, _>>()?;
     let merged = merge(&runs)?;
+    let mut page = page_beside(args.html.as_deref(), &args.files)?;
     let text = serde_json::to_string_pretty(&merged).expect("it has a JSON form");
     print(&format!("{text}\n"))?;
-    Ok(state(&runs, merged.shards.as_ref()).exit())
+    if let Some(shards) = merged.shards.as_ref().filter(|one| one.latency_together.is_none()) {
+        terminal::message(format_args!("loadgen: {}", shards.latency_note));
+    }
+    let exit = state(&runs, merged.shards.as_ref()).exit();
+    if let Some(page) = &mut page {
+        page.write_page(SavedResult::Merged(Box::new(merged)))?;
+    }
+    Ok(exit)
 }
 
 fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {

@@ -38,6 +38,8 @@ pub enum ReportForm {
     Html,
     /// The latency's percentile distribution of one result, as HdrHistogram's tools plot it.
     Hgrm,
+    /// The latency histogram of each second of one run, as an interval log for HdrHistogram's tools.
+    Hlog,
     /// Percentiles, seconds, and the runs of a search, with one number in each row.
     Csv,
 }
@@ -54,6 +56,7 @@ pub fn run(args: &ReportArgs) -> Result<Exit, Failure> {
     let text = match form {
         ReportForm::Html => html::render(&results).map_err(Failure::Setup)?,
         ReportForm::Hgrm => distribution(&results)?,
+        ReportForm::Hlog => interval_log(&results)?,
         ReportForm::Csv => table::render(&results).map_err(Failure::Setup)?,
     };
     let mut sink = args.output.as_deref().map_or(Ok(Sink::Stdout), Sink::new)?;
@@ -96,12 +99,9 @@ impl ReportArgs {
 
 /// The latency of a single result.
 fn distribution(results: &[(String, SavedResult)]) -> Result<String, Failure> {
-    let [(name, result)] = results else {
-        let text = "a percentile distribution is that of one result: give one file";
-        return Err(Failure::Usage(text.into()));
-    };
-    let Some((key, latency)) =
-        result.distributions().into_iter().find(|(key, _)| *key == "latency")
+    let (name, result) = only("a percentile distribution", results)?;
+    let is_latency = |key: &str| matches!(key, "latency_together" | "latency");
+    let Some((key, latency)) = result.distributions().into_iter().find(|(key, _)| is_latency(key))
     else {
         return Err(Failure::Setup(format!("{name}: it has no latency")));
     };
@@ -110,6 +110,27 @@ fn distribution(results: &[(String, SavedResult)]) -> Result<String, Failure> {
     let mut out = Vec::new();
     hdr::write_distribution(&mut out, &values).expect("a vector takes all bytes");
     Ok(String::from_utf8(out).expect("numbers are text"))
+}
+
+/// The seconds of a single run, or of the best one of a search.
+fn interval_log(results: &[(String, SavedResult)]) -> Result<String, Failure> {
+    let (name, result) = only("an interval log", results)?;
+    let failed = |why| Failure::Setup(format!("{name}: {why}"));
+    let run = result.run().ok_or_else(|| failed("it has no seconds: give the file of one run"))?;
+    let log = hdr::log_of_saved(run).ok_or_else(|| {
+        failed("it has no histograms of its seconds: an earlier version wrote it")
+    })?;
+    Ok(String::from_utf8(log).expect("numbers are text"))
+}
+
+fn only<'a>(
+    what: &str,
+    results: &'a [(String, SavedResult)],
+) -> Result<&'a (String, SavedResult), Failure> {
+    match results {
+        [one] => Ok(one),
+        _ => Err(Failure::Usage(format!("{what} is that of one result: give one file"))),
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +153,7 @@ mod tests {
         for (text, form) in [
             ("a.json -o b.html", ReportForm::Html),
             ("a.json -o b.hgrm", ReportForm::Hgrm),
+            ("a.json -o b.hlog", ReportForm::Hlog),
             ("a.json -o b.CSV", ReportForm::Csv),
             ("a.json -o b.csv --to hgrm", ReportForm::Hgrm),
             ("a.json --to csv", ReportForm::Csv),

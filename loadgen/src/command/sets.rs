@@ -9,7 +9,7 @@ use crate::error::{Exit, Failure};
 use crate::report::difference::{Values, figures, judge, metrics, short};
 use crate::report::ending::{Objectives, State};
 use crate::report::print;
-use crate::report::saved::Part;
+use crate::report::saved::{Part, SavedResult};
 use crate::report::schema::{
     ComparisonSummary, ComparisonType, FigureDifference, PROGRAM_VERSION, SCHEMA_VERSION,
 };
@@ -28,12 +28,17 @@ pub fn run(args: &CompareArgs, first: &[PathBuf], second: &[PathBuf]) -> Result<
     let sets = [read(first)?, read(second)?];
     check(&sets, args.anyway)?;
     let (summary, exit) = compare(&sets, &args.fail_if);
+    let mut page = args.page()?;
     match args.output_format {
         CompareFormat::Text => print(&render(&summary))?,
         CompareFormat::Json => {
             let text = serde_json::to_string_pretty(&summary).expect("it has a JSON form");
             print(&format!("{text}\n"))?;
         }
+    }
+    if let Some(page) = &mut page {
+        let comparison = ("comparison".into(), SavedResult::Comparison(Box::new(summary)));
+        page.write_results(std::iter::once(comparison).chain(args.results()?).collect())?;
     }
     Ok(exit)
 }

@@ -33,7 +33,9 @@ const LINGER_MAX: Duration = Duration::from_secs(5);
 /// Intervals in the summary of a run: the seconds of an hour.
 pub const INTERVALS_MAX: u64 = 3_600;
 /// Size of an interval there. A compile-time assertion in the report checks it.
-pub const INTERVAL_BYTES: u64 = 448;
+pub const INTERVAL_BYTES: u64 = 480;
+/// And of its encoded histogram, which is less for all but the widest distributions.
+const INTERVAL_HISTOGRAM_BYTES: u64 = 8 << 10;
 
 /// Size of the tables per connection: its conversation and its place. A compile-time assertion in
 /// the clients checks it.
@@ -218,7 +220,10 @@ fn thread_bytes(targets: usize) -> u64 {
 /// doubling of its length.
 fn main_thread_bytes(targets: usize, duration: Option<Duration>) -> u64 {
     let rows = duration.map_or(INTERVALS_MAX, |time| time.as_secs().min(INTERVALS_MAX));
-    Records::bytes(targets) + 2 * Collector::bytes() + rows * INTERVAL_BYTES + view_bytes()
+    Records::bytes(targets)
+        + 2 * Collector::bytes()
+        + rows * (INTERVAL_BYTES + INTERVAL_HISTOGRAM_BYTES)
+        + view_bytes()
 }
 
 /// What the live view sums up, and a second on its way to it.

@@ -2,13 +2,14 @@
 //! log, and percentile distribution.
 
 use std::io::{self, Write};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 
+use super::schema::RunSummary;
 use crate::stats::interval::Interval;
 use crate::stats::records::percentile;
 
@@ -16,6 +17,8 @@ use crate::stats::records::percentile;
 pub const TICKS_PER_HALF: u32 = 5;
 /// The tools show values in milliseconds if they were recorded in nanoseconds.
 const NANOS_PER_SHOWN: f64 = 1e6;
+
+const WRITTEN: &str = "a vector takes all bytes";
 
 /// Encodes a histogram as text.
 pub fn encode(values: &Histogram<u64>) -> String {
@@ -42,9 +45,18 @@ pub fn decode(text: &str) -> Result<Histogram<u64>, String> {
 /// # Errors
 /// Writing failed.
 pub fn begin_log(out: &mut dyn Write, target: &str, began: SystemTime) -> io::Result<()> {
-    let since_epoch = began.duration_since(SystemTime::UNIX_EPOCH);
-    let seconds = since_epoch.unwrap_or_default().as_secs_f64();
-    writeln!(out, "#[Logged with loadgen {}, {target}]", env!("CARGO_PKG_VERSION"))?;
+    let since_epoch = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    write_head(out, env!("CARGO_PKG_VERSION"), target, since_epoch)
+}
+
+fn write_head(
+    out: &mut dyn Write,
+    version: &str,
+    target: &str,
+    since_epoch: Duration,
+) -> io::Result<()> {
+    let seconds = since_epoch.as_secs_f64();
+    writeln!(out, "#[Logged with loadgen {version}, {target}]")?;
     writeln!(out, "#[Latency in nanoseconds; Interval_Max in milliseconds]")?;
     writeln!(out, "#[Histogram log format version 1.3]")?;
     writeln!(out, "#[StartTime: {seconds:.3} (seconds since epoch)]")?;
@@ -60,12 +72,37 @@ pub fn begin_log(out: &mut dyn Write, target: &str, began: SystemTime) -> io::Re
 /// # Errors
 /// Writing failed.
 pub fn log_second(out: &mut dyn Write, second: &Interval) -> io::Result<()> {
-    let max = match second.latency.is_empty() {
-        true => 0.0,
-        false => second.latency.max() as f64 / NANOS_PER_SHOWN,
-    };
-    let (start, length) = (second.start.as_secs_f64(), second.length.as_secs_f64());
-    writeln!(out, "{start:.3},{length:.3},{max:.3},{}", encode(&second.latency))
+    let max = if second.latency.is_empty() { 0 } else { second.latency.max() };
+    write_interval(out, second.start, second.length, max, &encode(&second.latency))
+}
+
+fn write_interval(
+    out: &mut dyn Write,
+    start: Duration,
+    length: Duration,
+    max_ns: u64,
+    histogram: &str,
+) -> io::Result<()> {
+    let (start, length) = (start.as_secs_f64(), length.as_secs_f64());
+    writeln!(out, "{start:.3},{length:.3},{:.3},{histogram}", max_ns as f64 / NANOS_PER_SHOWN)
+}
+
+/// Writes the interval log of a saved run. `None` if it does not have the histograms of its seconds,
+/// as in files of earlier versions.
+pub fn log_of_saved(run: &RunSummary) -> Option<Vec<u8>> {
+    let began = Duration::from_nanos(run.began_unix_ns?);
+    let mut out = Vec::new();
+    write_head(&mut out, &run.loadgen_version, &run.target, began).expect(WRITTEN);
+    for second in &run.intervals {
+        let histogram = second.latency_histogram_v2_deflate_base64.as_str();
+        if histogram.is_empty() {
+            return None;
+        }
+        let [start, length] = [second.start_ns, second.length_ns].map(Duration::from_nanos);
+        let max_ns = second.latency.max_ns.unwrap_or_default();
+        write_interval(&mut out, start, length, max_ns, histogram).expect(WRITTEN);
+    }
+    (!run.intervals.is_empty()).then_some(out)
 }
 
 /// Writes the percentile distribution in the format of HistogramLogProcessor.

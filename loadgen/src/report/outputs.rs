@@ -165,7 +165,15 @@ impl Sink {
     /// # Errors
     /// Writing failed.
     pub fn write_page(&mut self, result: SavedResult) -> Result<(), Failure> {
-        let page = html::render(&[(String::new(), result)]).map_err(Failure::Setup)?;
+        self.write_results(vec![(String::new(), result)])
+    }
+
+    /// The same of several results, each with its name.
+    ///
+    /// # Errors
+    /// A histogram is malformed, or writing failed.
+    pub fn write_results(&mut self, results: Vec<(String, SavedResult)>) -> Result<(), Failure> {
+        let page = html::render(&results).map_err(Failure::Setup)?;
         self.write(|out| out.write_all(page.as_bytes()))
     }
 
@@ -197,6 +205,24 @@ impl Sink {
             Sink::Stdout => cannot_write(Path::new("stdout"), &error),
             Sink::File(path) | Sink::Open(path, _) => cannot_write(path, &error),
         })
+    }
+}
+
+/// Opens a page that is made from files, while something else goes to stdout.
+///
+/// # Errors
+/// It cannot be written, is one of the files, or is stdout.
+pub fn page_beside(page: Option<&Path>, files: &[PathBuf]) -> Result<Option<Sink>, Failure> {
+    let Some(page) = page else { return Ok(None) };
+    if is_stdout(page) {
+        return Err(Failure::Usage("the result and --html both go to stdout: give a name".into()));
+    }
+    match files.iter().find(|file| files::are_one(file, page)) {
+        Some(file) => {
+            let text = format!("{} is read and written: give two names", file.display());
+            Err(Failure::Usage(text))
+        }
+        None => Sink::new(page).map(Some),
     }
 }
 

@@ -5,11 +5,21 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use super::hdr;
 use super::schema::{Percentiles, SecondSummary, SecondType, nanos};
 use crate::plan::memory::{INTERVAL_BYTES, INTERVALS_MAX};
 use crate::stats::interval::Interval;
 
 impl SecondSummary {
+    /// The same with the histogram of the latencies, from which percentiles of several seconds can
+    /// be made.
+    pub fn with_histogram(second: &Interval) -> SecondSummary {
+        SecondSummary {
+            latency_histogram_v2_deflate_base64: hdr::encode(&second.latency),
+            ..SecondSummary::new(second)
+        }
+    }
+
     /// The summary of one second of all threads.
     pub fn new(second: &Interval) -> SecondSummary {
         SecondSummary {
@@ -22,6 +32,7 @@ impl SecondSummary {
             requests_per_second: second.rate(),
             bytes_read: second.bytes,
             latency: Percentiles::new(&second.latency),
+            latency_histogram_v2_deflate_base64: String::new(),
             send_lag: Percentiles::new(&second.send_lag),
             connections_open: second.counts.open,
             errors: second.errors,
@@ -82,7 +93,7 @@ impl Rows {
 
     fn end_row(&mut self) {
         let Some((row, _)) = self.next.take() else { return };
-        self.rows.push(SecondSummary::new(&row));
+        self.rows.push(SecondSummary::with_histogram(&row));
         if (self.rows.len() as u64).is_multiple_of(self.rows_max) {
             self.step *= 2;
         }
@@ -165,8 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_one_second_is_that_of_ndjson() {
-        let expected: Vec<_> = (0..5).map(|nth| SecondSummary::new(&second(nth))).collect();
+    fn a_row_of_one_second_is_that_of_ndjson_and_has_a_histogram() {
+        let expected: Vec<_> = (0..5)
+            .map(|nth| SecondSummary {
+                latency_histogram_v2_deflate_base64: hdr::encode(&second(nth).latency),
+                ..SecondSummary::new(&second(nth))
+            })
+            .collect();
         assert_eq!(rows(Some(5), 5), expected);
         assert_eq!(rows(None, 5), expected);
     }
@@ -186,8 +202,8 @@ mod tests {
             counts: Snapshot { open: 45, ..Snapshot::default() },
             ..second(3)
         };
-        assert_eq!(rows[1], SecondSummary::new(&whole));
-        assert_eq!(rows[2], SecondSummary::new(&second(6)), "the last one is shorter");
+        assert_eq!(rows[1], SecondSummary::with_histogram(&whole));
+        assert_eq!(rows[2], SecondSummary::with_histogram(&second(6)), "the last one is shorter");
     }
 
     #[test]

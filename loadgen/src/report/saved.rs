@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::ending::State;
 use super::schema::{
-    AbSummary, Distribution, MergedSummary, PartsSummary, RunConfig, RunSummary, SCHEMA_VERSION,
-    SearchSummary, StepResult, TargetCounts,
+    AbSummary, ComparisonSummary, Distribution, MergedSummary, PartsSummary, RunConfig, RunSummary,
+    SCHEMA_VERSION, SearchSummary, StepResult, TargetCounts,
 };
 use super::targets::LINES_MAX;
 use crate::error::Failure;
@@ -159,7 +159,10 @@ impl Part {
                 name,
             },
             SavedResult::Merged(merged) => Part {
-                latency: histogram(&name, "latency", &merged.latency)?,
+                latency: match merged.latency_together() {
+                    Some(latency) => histogram(&name, "latency_together", latency)?,
+                    None => histogram(&name, "latency", &merged.latency)?,
+                },
                 rate: merged.requests_per_second_mean,
                 state: State::of_merged(&merged),
                 settings: Settings { target: None, version: None, config: merged.config },
@@ -253,6 +256,7 @@ fn summary(text: &str) -> Result<RunSummary, String> {
                         single runs";
             return Err(text.into());
         }
+        "comparison" => return Err("the result of loadgen compare, and not that of a run".into()),
         "calibration" => return Err("a calibration, and not the summary of a run".into()),
         _ => return Err("not the summary of a run: write it with --output-format json".into()),
     }
@@ -281,6 +285,7 @@ pub enum SavedResult {
     Search(Box<SearchSummary>),
     Merged(Box<MergedSummary>),
     Ab(Box<AbSummary>),
+    Comparison(Box<ComparisonSummary>),
     Calibration(Box<Calibration>),
 }
 
@@ -309,11 +314,14 @@ impl SavedResult {
             "ab" => {
                 head.parse(text, SCHEMA_VERSION, "the result of loadgen ab").map(SavedResult::Ab)
             }
+            "comparison" => head
+                .parse(text, SCHEMA_VERSION, "the result of loadgen compare")
+                .map(SavedResult::Comparison),
             "calibration" => head
                 .parse(text, calibration::SCHEMA_VERSION, "a calibration")
                 .map(SavedResult::Calibration),
             _ => Err(
-                "not the result of a run, a search, loadgen ab, a merge or a calibration: write \
+                "not the result of a run, a search, loadgen ab, compare, merge or calibrate: write \
                       it with --output-format json, or with loadgen merge or calibrate"
                     .into(),
             ),
@@ -326,7 +334,10 @@ impl SavedResult {
         match self {
             SavedResult::Run(run) => Some(run),
             SavedResult::Search(search) => search.best.as_ref(),
-            SavedResult::Merged(_) | SavedResult::Ab(_) | SavedResult::Calibration(_) => None,
+            SavedResult::Merged(_)
+            | SavedResult::Ab(_)
+            | SavedResult::Comparison(_)
+            | SavedResult::Calibration(_) => None,
         }
     }
 
@@ -346,8 +357,13 @@ impl SavedResult {
         }
     }
 
-    /// The distributions that have values, each with its key. The latency is the first one.
+    /// The distributions that have values, each with its key. The latency is the first one; of
+    /// shards, that of the time in which all of them measured, if it is known.
     pub fn distributions(&self) -> Vec<(&'static str, &Distribution)> {
+        let together = match self {
+            SavedResult::Merged(all) => all.latency_together(),
+            _ => None,
+        };
         let all = match (self, self.run()) {
             (SavedResult::Merged(all), _) => [
                 ("latency", &all.latency),
@@ -365,7 +381,9 @@ impl SavedResult {
             ],
             (_, None) => return Vec::new(),
         };
-        all.into_iter().filter(|(_, distribution)| distribution.percentiles.count > 0).collect()
+        let together = together.map(|latency| ("latency_together", latency));
+        let all = together.into_iter().chain(all);
+        all.filter(|(_, distribution)| distribution.percentiles.count > 0).collect()
     }
 }
 
@@ -592,8 +610,8 @@ pub mod tests {
         let reasons = [
             ("", "not JSON"),
             ("[1, 2]", "not JSON"),
-            ("{}", "not the result of a run, a search, loadgen ab, a merge or a calibration"),
-            ("{\"type\":\"second\"}", "not the result of a run, a search, loadgen ab, a"),
+            ("{}", "not the result of a run, a search, loadgen ab, compare, merge or calibrate"),
+            ("{\"type\":\"second\"}", "not the result of a run, a search, loadgen ab, c"),
             ("{\"type\":\"calibration\",\"schema_version\":1}", "not a calibration: missing"),
             (
                 "{\"type\":\"summary\",\"schema_version\":99}",
@@ -604,6 +622,10 @@ pub mod tests {
             ("{\"type\":\"search\",\"schema_version\":1}", "not the result of a search: missing"),
             ("{\"type\":\"ab\",\"schema_version\":1}", "not the result of loadgen ab: missing"),
             ("{\"type\":\"summary\",\"schema_version\":1}", "not the summary of a run: missing"),
+            (
+                "{\"type\":\"comparison\",\"schema_version\":1}",
+                "not the result of loadgen compare: m",
+            ),
         ];
         for (text, reason) in reasons {
             let error = SavedResult::parse(text).map(drop).expect_err(text);

@@ -5,9 +5,12 @@ use hdrhistogram::Histogram;
 
 use super::Verdict;
 use super::ending::Objectives;
+use super::hdr;
 use super::json::objective;
 use super::saved::Saved;
-use super::schema::{ObjectiveResult, RunSummary, SecondSummary, ShardSummary, ShardsSummary};
+use super::schema::{
+    Distribution, ObjectiveResult, RunSummary, SecondSummary, ShardSummary, ShardsSummary,
+};
 use crate::error::Failure;
 use crate::stats::records::latency_histogram;
 use crate::stats::slo::{self, Observed};
@@ -49,6 +52,8 @@ impl ShardsSummary {
             found.push((shard.index, run));
         }
         found.sort_by_key(|(index, _)| *index);
+        let together = latency_together(runs)?;
+        let judged = together.as_ref().unwrap_or(latency);
         let missing = (0..first.count).filter(|index| found.iter().all(|(one, _)| one != index));
         Ok(Some(ShardsSummary {
             count: first.count,
@@ -57,7 +62,16 @@ impl ShardsSummary {
             starts_apart_ns: starts_apart_ns(runs),
             requests_per_second_together: rate_together(runs),
             each: found.iter().map(|(_, run)| ShardSummary::new(run, runs)).collect(),
-            objectives: objectives(runs, latency),
+            objectives: objectives(runs, judged),
+            latency_note: match &together {
+                Ok(together) => format!(
+                    "{} of {} latencies are of the seconds in which all shards measured.",
+                    together.len(),
+                    latency.len()
+                ),
+                Err(why) => format!("Latencies are those of the whole runs: {why}."),
+            },
+            latency_together: together.ok().map(|latency| Distribution::new(&latency)),
         }))
     }
 
@@ -138,6 +152,55 @@ fn rate_together(runs: &[Saved]) -> Option<f64> {
         replies += run.intervals.iter().map(part).sum::<f64>();
     }
     Some(replies * 1e9 / common.length_ns() as f64)
+}
+
+/// What is known, or why it is not.
+type Known<T> = Result<T, String>;
+
+/// A second counts for the common time if at most this part of it is outside. So the first and the
+/// last second of shards that began some milliseconds apart are not lost.
+const OUTSIDE_MAX: f64 = 0.1;
+
+/// The latencies of all in the time in which all measured, by whole seconds because a histogram
+/// cannot be divided; or why they are not known.
+///
+/// # Errors
+/// A histogram is malformed.
+fn latency_together(runs: &[Saved]) -> Result<Known<Histogram<u64>>, Failure> {
+    let (Some(common), Some(begins)) = (Common::of(runs), begins(runs)) else {
+        return Ok(Err("a file does not say when its shard measured".into()));
+    };
+    if common.length_ns() == 0 {
+        return Ok(Err("the shards never measured at the same time".into()));
+    }
+    let mut together = latency_histogram();
+    for (saved, began) in runs.iter().zip(begins) {
+        let (mut found, mut is_within) = (0, false);
+        for second in &saved.run.intervals {
+            let text = &second.latency_histogram_v2_deflate_base64;
+            if text.is_empty() {
+                break;
+            }
+            let failed = |why| Failure::Setup(format!("{}: intervals: {why}", saved.name));
+            let values = hdr::decode(text).map_err(failed)?;
+            found += values.len();
+            // What arrived after the measured period belongs to its last second.
+            if second.length_ns > 0 {
+                let part = common.part_of(began + second.start_ns, second.length_ns);
+                is_within = part >= 1.0 - OUTSIDE_MAX;
+            }
+            if is_within {
+                together.add(&values).map_err(|error| failed(error.to_string()))?;
+            }
+        }
+        if found != saved.latency.len() {
+            return Ok(Err(format!("{} does not have the histogram of each second", saved.name)));
+        }
+    }
+    match together.is_empty() {
+        true => Ok(Err("the time in which all shards measured has no whole second".into())),
+        false => Ok(Ok(together)),
+    }
 }
 
 fn starts_apart_ns(runs: &[Saved]) -> Option<u64> {
@@ -294,6 +357,117 @@ pub mod tests {
         let mut later = with(1, [20, 200]);
         later.run.began_unix_ns = Some(2_000_000_000_000);
         assert_eq!(rate(&[with(0, [100, 300]), later]), None);
+    }
+
+    /// A shard of three seconds that began so many milliseconds after shard 0. Ten replies arrive in
+    /// each second, and one afterwards; each takes as many milliseconds as `latencies` says.
+    fn with_seconds(index: u64, after_millis: u64, latencies: [u64; 4]) -> Saved {
+        let rows = (0..).zip(latencies).map(|(nth, millis)| {
+            let mut row = crate::report::distinct::second(0);
+            row.start = Duration::from_secs(nth);
+            row.length = Duration::from_secs(u64::from(nth < 3));
+            row.latency.reset();
+            let times = if nth < 3 { 10 } else { 1 };
+            row.latency.record_n(millis * 1_000_000, times).expect("in bounds");
+            row
+        });
+        let rows: Vec<_> = rows.collect();
+        shard(index, 2, |report| {
+            let begin = Duration::from_millis(1_000_000 + after_millis);
+            report.began_at = Some(SystemTime::UNIX_EPOCH + begin);
+            report.records.ended = report.records.began + Duration::from_secs(3);
+            report.records.latency.reset();
+            for row in &rows {
+                report.records.latency.add(&row.latency).expect("the bounds are equal");
+            }
+            report.intervals = rows.iter().map(SecondSummary::with_histogram).collect();
+        })
+    }
+
+    /// The counts of each latency in milliseconds, and the line about it.
+    fn together(runs: &[Saved]) -> (Vec<(u64, u64)>, String) {
+        let shards = of(runs).expect("shards of one run").expect("shards");
+        let latency = shards.latency_together.map(|latency| latency.histogram().expect("encoded"));
+        let counts = latency.iter().flat_map(Histogram::iter_recorded);
+        let counts = counts
+            .map(|step| (step.value_iterated_to() / 1_000_000, step.count_at_value()))
+            .collect();
+        (counts, shards.latency_note)
+    }
+
+    #[test]
+    fn latencies_are_those_of_the_seconds_in_which_all_measured() {
+        let first = || with_seconds(0, 0, [1, 2, 3, 4]);
+        let second = |after_millis| with_seconds(1, after_millis, [10, 20, 30, 40]);
+        let all = [1, 2, 3, 10, 20, 30].map(|millis| (millis, 10));
+        let (mut whole, note) = together(&[first(), second(100)]);
+        whole.retain(|(_, count)| *count == 10);
+        assert_eq!(whole, all, "a tenth of a second may be outside");
+        assert_eq!(note, "62 of 62 latencies are of the seconds in which all shards measured.");
+        let (counts, note) = together(&[first(), second(500)]);
+        assert_eq!(counts, [(2, 10), (3, 10), (4, 1), (10, 10), (20, 10)]);
+        assert_eq!(note, "41 of 62 latencies are of the seconds in which all shards measured.");
+    }
+
+    #[test]
+    fn latencies_that_cannot_be_cut_are_those_of_the_whole_runs_and_it_is_said() {
+        let first = || with_seconds(0, 0, [1, 2, 3, 4]);
+        let second = |change: fn(&mut Saved)| {
+            let mut saved = with_seconds(1, 100, [10, 20, 30, 40]);
+            change(&mut saved);
+            saved
+        };
+        for (changed, why) in [
+            (second(|saved| saved.run.began_unix_ns = None), "a file does not say when its shard"),
+            (second(|saved| saved.run.began_unix_ns = Some(1)), "never measured at the same time"),
+            (second(|saved| saved.run.intervals.clear()), "1.json does not have the histogram of"),
+            (
+                second(|saved| drop(saved.run.intervals.pop())),
+                "1.json does not have the histogram of",
+            ),
+            (
+                second(|saved| {
+                    saved.run.intervals[1].latency_histogram_v2_deflate_base64.clear();
+                }),
+                "1.json does not have the histogram of each second",
+            ),
+            (with_seconds(1, 2_500, [10, 20, 30, 40]), "measured has no whole second"),
+        ] {
+            let (counts, note) = together(&[first(), changed]);
+            assert_eq!(counts, [], "{why}");
+            assert!(note.starts_with("Latencies are those of the whole runs: "), "{note}");
+            assert!(note.contains(why), "{note}");
+        }
+        let malformed = second(|saved| {
+            saved.run.intervals[1].latency_histogram_v2_deflate_base64 = "?".into();
+        });
+        let error = of(&[first(), malformed]).expect_err("malformed");
+        assert!(error.starts_with("1.json: intervals: not base64"), "{error}");
+    }
+
+    /// Shard 0 is slow while it is alone.
+    #[test]
+    fn objectives_are_judged_by_the_latencies_of_the_common_time() {
+        let judged = |cut: bool| {
+            let shards = [(0, 0, [900, 2, 3, 4]), (1, 900, [10, 20, 900, 40])];
+            let runs = shards.map(|(index, after_millis, latencies)| {
+                let mut saved = with_seconds(index, after_millis, latencies);
+                let slo = slo::parse("p90<100ms").expect("an objective");
+                saved.run.objectives = vec![objective(&slo.judge(&Observed {
+                    latency: &saved.latency,
+                    unfinished: &latency_histogram(),
+                    generator_late: false,
+                    rate: None,
+                    errors: 0,
+                }))];
+                if !cut {
+                    saved.run.intervals.clear();
+                }
+                saved
+            });
+            of(&runs).unwrap().expect("shards").objectives[0].met
+        };
+        assert!(judged(true) && !judged(false));
     }
 
     #[test]

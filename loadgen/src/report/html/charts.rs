@@ -62,13 +62,14 @@ pub fn of_one(result: &SavedResult) -> Result<Vec<Chart>, String> {
 /// A histogram is malformed.
 pub fn of_several(results: &[(String, SavedResult)]) -> Result<Vec<Chart>, String> {
     let mut latencies = Vec::new();
-    for (name, result) in results {
+    for (name, result) in super::measured(results) {
         if let Some((_, latency)) = result.distributions().first() {
             latencies.push((name.clone(), percentiles(latency, name)?));
         }
     }
     let of_each = |points: &dyn Fn(&SavedResult) -> Points| -> Vec<(String, Points)> {
-        results.iter().map(|(name, result)| (name.clone(), points(result))).collect()
+        let each = super::measured(results);
+        each.map(|(name, result)| (name.clone(), points(result))).collect()
     };
     let seconds = |of: fn(&SecondSummary) -> Option<f64>| {
         of_each(&move |result| result.run().map_or(Vec::new(), |run| over_seconds(run, of)))
@@ -207,6 +208,7 @@ fn by_percentile(result: &SavedResult) -> Result<Chart, String> {
     let mut series = Vec::new();
     for (key, distribution) in result.distributions() {
         let label = match key {
+            "latency_together" => "Latency while all shards measured",
             "latency" => "Latency (from the intended time)",
             "service_time" if open_loop => "Service time (from the send)",
             "send_lag" => "Send lag",

@@ -23,8 +23,9 @@ use serde_json::{Value, json};
 
 use super::saved::SavedResult;
 use super::schema::{
-    AbSummary, Distribution, MergedSummary, ObjectiveResult, PROGRAM_VERSION, PartShares,
-    PartsSummary, RunSummary, SearchSummary, ShardsSummary, StampSummary, TlsSummary,
+    AbSummary, ComparisonSummary, Distribution, FigureDifference, MergedSummary, ObjectiveResult,
+    PROGRAM_VERSION, PartShares, PartsSummary, RunSummary, SearchSummary, ShardsSummary,
+    StampSummary, TlsSummary,
 };
 use crate::plan::calibration::{Calibration, MachineName};
 use crate::stats::fail_if::{by_text, times_text};
@@ -63,7 +64,7 @@ pub fn render(results: &[(String, SavedResult)]) -> Result<String, String> {
             (title(name, result), charts, one(result))
         }
         _ => {
-            let title = format!("{} results", results.len());
+            let title = format!("{} results", measured(results).count());
             (title, charts::of_several(results)?, several(results))
         }
     };
@@ -121,10 +122,15 @@ fn title(name: &str, result: &SavedResult) -> String {
     match result {
         SavedResult::Run(run) => run.target.clone(),
         SavedResult::Search(search) => format!("Highest rate with {}", search.objective),
+        SavedResult::Merged(merged) if name.is_empty() => format!("{} runs", merged.runs),
         SavedResult::Merged(merged) => format!("{} runs ({name})", merged.runs),
         SavedResult::Ab(ab) => {
             let each = ab.targets.iter().map(|one| format!("{} {}", one.name, one.target));
             each.collect::<Vec<_>>().join(" against ")
+        }
+        SavedResult::Comparison(comparison) => {
+            let ComparisonSummary { first, second, .. } = comparison.as_ref();
+            format!("{} against {}", second.join(" "), first.join(" "))
         }
         SavedResult::Calibration(found) => format!("Ceiling of {}", found.machine.hostname),
     }
@@ -172,6 +178,7 @@ fn one(result: &SavedResult) -> Body {
         SavedResult::Search(search) => (search_above(search), search_below(search)),
         SavedResult::Merged(merged) => (html! {}, merged_below(merged)),
         SavedResult::Ab(ab) => (differences(ab), ab_below(ab)),
+        SavedResult::Comparison(comparison) => (html! {}, of_sets(comparison)),
         SavedResult::Calibration(found) => (html! {}, calibration(found)),
     };
     Body {
@@ -188,6 +195,7 @@ fn one(result: &SavedResult) -> Body {
 /// The distributions with their names in words.
 fn columns(result: &SavedResult) -> Vec<(String, &Distribution)> {
     let words = |key: &str| match key {
+        "latency_together" => "Latency together",
         "latency" => "Latency",
         "service_time" => "Service time",
         "send_lag" => "Send lag",
@@ -502,12 +510,20 @@ fn shards(merged: &MergedSummary, shards: &ShardsSummary) -> Markup {
         "own_lag": merged.own_lag.percentiles,
         "verdict": merged.verdict,
     });
+    let together = shards.latency_together.as_ref().map(|latency| {
+        json!({
+            "index": "all, together",
+            "elapsed_ns": shards.together_ns,
+            "requests_per_second": shards.requests_per_second_together,
+            "latency": latency.percentiles,
+        })
+    });
     let each = shards.each.iter().map(|shard| {
         let mut row = serde_json::to_value(shard).expect("it has a JSON form");
         row["index"] = json!(format!("{} of {}", shard.index, shards.count));
         row
     });
-    let rows: Vec<_> = std::iter::once(whole).chain(each).collect();
+    let rows: Vec<_> = std::iter::once(whole).chain(together).chain(each).collect();
     let missing: Vec<_> = shards.missing.iter().map(u64::to_string).collect();
     let facts: Vec<_> = [
         ("Missing", json!(if missing.is_empty() { "none".into() } else { missing.join(", ") })),
@@ -518,6 +534,7 @@ fn shards(merged: &MergedSummary, shards: &ShardsSummary) -> Markup {
     .map(|(name, value)| (name.to_string(), value))
     .to_vec();
     html! {
+        @if !shards.latency_note.is_empty() { p { (shards.latency_note) } }
         (tables::objects("Each shard beside the whole", &SHARD_KEYS, &rows))
         (tables::pairs("Shards", &facts))
     }
@@ -527,23 +544,43 @@ fn shards(merged: &MergedSummary, shards: &ShardsSummary) -> Markup {
 fn differences(ab: &AbSummary) -> Markup {
     html! {
         @for comparison in &ab.comparisons {
-            @let caption = format!(
-                "{} against {}, median of the differences in a round, with its {} % interval",
-                comparison.name, comparison.against, ab.confidence_ratio * 100.0
-            );
-            div.scroll {
-                table.numbers {
-                    caption { (caption) }
+            (difference_table(
+                &format!(
+                    "{} against {}, median of the differences in a round, with its {} % interval",
+                    comparison.name, comparison.against, ab.confidence_ratio * 100.0
+                ),
+                &comparison.figures,
+            ))
+        }
+    }
+}
+
+/// How the files of one set differ from those of the other.
+fn of_sets(comparison: &ComparisonSummary) -> Markup {
+    let confidence = comparison.confidence_ratio * 100.0;
+    difference_table(
+        &format!(
+            "Second against first, median of the differences between files, with its \
+             {confidence} % interval"
+        ),
+        &comparison.figures,
+    )
+}
+
+fn difference_table(caption: &str, figures: &[FigureDifference]) -> Markup {
+    html! {
+        div.scroll {
+            table.numbers {
+                caption { (caption) }
+                tr {
+                    th {}
+                    @for name in ["Difference", "Ratio"] { th scope="col" { (name) } }
+                }
+                @for figure in figures {
                     tr {
-                        th {}
-                        @for name in ["Difference", "Ratio"] { th scope="col" { (name) } }
-                    }
-                    @for figure in &comparison.figures {
-                        tr {
-                            th scope="row" { (figure.figure) }
-                            td { @if let Some(by) = figure.by() { (by_text(&by)) } }
-                            td { (times_text(&figure.times())) }
-                        }
+                        th scope="row" { (figure.figure) }
+                        td { @if let Some(by) = figure.by() { (by_text(&by)) } }
+                        td { (times_text(&figure.times())) }
                     }
                 }
             }
@@ -629,6 +666,11 @@ fn calibration(found: &Calibration) -> Markup {
     }
 }
 
+/// The results that are not made of others: comparisons have no figures of their own.
+fn measured(results: &[(String, SavedResult)]) -> impl Iterator<Item = &(String, SavedResult)> {
+    results.iter().filter(|(_, result)| !matches!(result, SavedResult::Comparison(_)))
+}
+
 /// A page of several results.
 fn several(results: &[(String, SavedResult)]) -> Body {
     let latencies: Vec<_> = results
@@ -641,13 +683,14 @@ fn several(results: &[(String, SavedResult)]) -> Body {
                 h3 { (name) }
                 p.faint { (title(name, result)) }
                 (verdict_box(result))
+                @if let SavedResult::Comparison(comparison) = result { (of_sets(comparison)) }
             }
         },
         below: html! {
             h2 { "Numbers" }
             (tables::percentiles("Latency", &latencies))
             h2 { "How it was measured" }
-            @for (name, result) in results {
+            @for (name, result) in measured(results) {
                 details {
                     summary { (name) }
                     @if let Some(run) = result.run() {

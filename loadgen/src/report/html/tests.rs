@@ -546,9 +546,29 @@ fn each_shard_stands_beside_the_whole() {
         "1 of 2",
         "200.00ms",
         "Requests per second together",
+        "Latencies are those of the whole runs: 0.json does not have the histogram of each second.",
     ] {
         assert!(page.contains(text), "{text}");
     }
+    assert!(!page.contains("all, together"), "there are none");
+}
+
+#[test]
+fn the_latencies_of_the_common_time_stand_beside_those_of_the_whole() {
+    let mut merged = crate::command::merge::tests::merged();
+    let mut shards = crate::report::shards::tests::two_shards();
+    let together = Distribution::new(&crate::report::distinct::spread(77_000));
+    shards.latency_note = "3 of 4 latencies".into();
+    shards.latency_together = Some(together.clone());
+    merged.shards = Some(shards);
+    let page = page(SavedResult::Merged(Box::new(merged)));
+    let p99 = format!("<data value=\"{}\">", together.percentiles.p99_ns.expect("values"));
+    // In the table of times, and in that of the shards.
+    assert_eq!(page.matches(&p99).count(), 2, "{page}");
+    for text in ["3 of 4 latencies", "all, together", "Latency together"] {
+        assert!(page.contains(text), "{text}");
+    }
+    assert!(page.contains("Latency while all shards measured"), "the line of the chart");
 }
 
 /// A misspelled key would be an empty column.

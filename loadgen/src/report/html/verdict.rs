@@ -3,9 +3,13 @@
 use crate::error::Exit;
 use crate::plan::calibration::Calibration;
 use crate::report::Verdict;
+use crate::report::difference::short;
 use crate::report::ending::{Ending, Objectives, State};
 use crate::report::saved::SavedResult;
-use crate::report::schema::{AbSummary, MergedSummary, RunSummary, SearchSummary, SearchVerdict};
+use crate::report::schema::{
+    AbSummary, ComparisonSummary, MergedSummary, RunSummary, SearchSummary, SearchVerdict,
+};
+use crate::units::{counted, counted_of, was};
 
 /// How the page shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +56,7 @@ impl Sentence {
             SavedResult::Search(search) => of_search(search),
             SavedResult::Merged(merged) => of_merged(merged),
             SavedResult::Ab(ab) => of_ab(ab),
+            SavedResult::Comparison(comparison) => of_comparison(comparison),
             SavedResult::Calibration(found) => of_calibration(found),
         }
     }
@@ -105,7 +110,10 @@ fn of_reasons(search: &SearchSummary) -> Sentence {
         }
         _ => vec![search.verdict_text.clone()],
     };
-    reasons.insert(0, format!("{} runs were made", search.steps.len()));
+    reasons.insert(0, {
+        let runs = search.steps.len() as u64;
+        format!("{} {} made", counted(runs, "run"), was(runs))
+    });
     if let (Some(rate), Some(why)) = (search.not_kept_rate_per_second, &search.not_kept_reason) {
         reasons.insert(0, format!("{rate}/s was not kept: {why}"));
     }
@@ -129,7 +137,9 @@ fn of_merged(merged: &MergedSummary) -> Sentence {
         (merged.runs_aborted, "because they could not pass any more"),
     ] {
         if count > 0 {
-            reasons.push(format!("{count} of {} runs were ended early {how}", merged.runs));
+            let (count, runs) = (count as u64, merged.runs as u64);
+            let of_all = counted_of(count, runs, "run");
+            reasons.push(format!("{of_all} {} ended early {how}", was(count)));
         }
     }
     let exit_code = merged.exit_code;
@@ -144,12 +154,31 @@ fn of_ab(ab: &AbSummary) -> Sentence {
         text += " It was ended early by a signal or a key.";
     }
     text += objectives(Objectives::of_conditions(&ab.conditions));
-    let count = format!("{} of {} rounds", ab.rounds, ab.rounds_asked);
+    let count = counted_of(ab.rounds, ab.rounds_asked, "round");
     let each = ab.targets.iter().map(|target| format!("{}: {}", target.name, target.verdict_text));
     let conditions = ab.conditions.iter().map(ToString::to_string);
     let reasons = std::iter::once(count).chain(conditions).chain(each).collect();
     let tone = Tone::new(ab.exit_code, ab.verdict == Verdict::Valid);
     Sentence { tone, text, reasons, exit_code: ab.exit_code }
+}
+
+fn of_comparison(comparison: &ComparisonSummary) -> Sentence {
+    let ComparisonSummary { verdict, conditions, exit_code, .. } = comparison;
+    let mut text = "Of the verdicts of all files the worst: ".to_string();
+    text += word(*verdict, false);
+    text += objectives(Objectives::of_conditions(conditions));
+    let short = short("second - first", &comparison.figures);
+    let conditions = conditions.iter().map(ToString::to_string);
+    let differing = match comparison.settings_differ.join(", ") {
+        settings if settings.is_empty() => None,
+        settings => Some(format!("settings differ: {settings}")),
+    };
+    Sentence {
+        tone: Tone::new(*exit_code, *verdict == Verdict::Valid),
+        text,
+        reasons: std::iter::once(short).chain(conditions).chain(differing).collect(),
+        exit_code: *exit_code,
+    }
 }
 
 fn of_calibration(found: &Calibration) -> Sentence {

@@ -106,6 +106,13 @@ pub struct MergedSummary {
     pub exit_code: u8,
 }
 
+impl MergedSummary {
+    /// Of shards, the latencies while all of them measured, if they are known.
+    pub fn latency_together(&self) -> Option<&Distribution> {
+        self.shards.as_ref()?.latency_together.as_ref()
+    }
+}
+
 /// The shards of one run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ShardsSummary {
@@ -123,10 +130,19 @@ pub struct ShardsSummary {
     /// partly in it counts by that part. Null if there is no such time.
     #[serde(default)]
     pub requests_per_second_together: Option<f64>,
+    /// The latencies while all of them measured: those of the seconds of each shard that are in that
+    /// time. Null if there is no such second, or a file does not have the histograms of its seconds.
+    /// The objectives are judged by it, or else by `latency`.
+    #[serde(default)]
+    pub latency_together: Option<Distribution>,
+    /// A line for people about that: how many of the latencies they are, or why there are none.
+    #[serde(default)]
+    pub latency_note: String,
     /// Each shard that is among the files, in the order of their numbers.
     #[serde(default)]
     pub each: Vec<ShardSummary>,
-    /// The objectives, judged by the latencies, rates and errors of all shards together.
+    /// The objectives, judged by the latencies and rates of all shards while all of them measured, and
+    /// by all of their errors.
     pub objectives: Vec<ObjectiveResult>,
 }
 

@@ -610,6 +610,10 @@ pub struct SecondSummary {
     /// From the time at which a request was to be sent to its complete reply; late replies and
     /// requests that were given up included.
     pub latency: Percentiles,
+    /// The histogram of these latencies, in the format of `histogram_v2_deflate_base64`. Only in
+    /// `intervals` of a run: absent in the objects of `ndjson`, and in files of earlier versions.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub latency_histogram_v2_deflate_base64: String,
     /// From the time at which a request was to be sent to the actual send, for the requests sent in
     /// this second. Without values in a closed loop.
     pub send_lag: Percentiles,
