@@ -88,8 +88,8 @@ impl Delay {
         Delay {
             options,
             last_departure,
-            // Each worker has its own random sequence, different from the others.
-            rng: Rng::with_seed(options.seed.wrapping_add(worker.worker() as u64)),
+            // Each worker has its own random sequence. Those of seeds in a row are correlated.
+            rng: (0..worker.worker()).fold(Rng::with_seed(options.seed), |mut rng, _| rng.fork()),
             waiting: Waiting::new(slots, options.depth as usize),
             agenda: Agenda::new(slots),
             ids: vec![0; slots],

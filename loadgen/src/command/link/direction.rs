@@ -60,10 +60,17 @@ pub struct Packet {
 }
 
 impl Direction {
-    pub fn new(rules: Rules, seed: u64) -> Direction {
+    /// Both directions of a link, whose packets have fates of their own. Generators with seeds in a
+    /// row would not do: their draws are correlated, and delays there and back with them.
+    pub fn both(rules: [Rules; 2], seed: u64) -> [Direction; 2] {
+        let mut seeds = fastrand::Rng::with_seed(seed);
+        rules.map(|rules| Direction::new(rules, seeds.fork()))
+    }
+
+    fn new(rules: Rules, rng: fastrand::Rng) -> Direction {
         Direction {
             rules,
-            rng: fastrand::Rng::with_seed(seed),
+            rng,
             line_free: Duration::ZERO,
             waiting: VecDeque::new(),
             under_way: BinaryHeap::new(),
@@ -183,7 +190,7 @@ mod tests {
 
     /// Sends a packet every so often; when each left, by its number, in the order of leaving.
     fn run(rules: Rules, seed: u64, packets: u64, every: Duration) -> (Direction, Vec<(u64, u64)>) {
-        let mut direction = Direction::new(rules, seed);
+        let mut direction = Direction::new(rules, fastrand::Rng::with_seed(seed));
         let mut left = Vec::new();
         let mut drain = |direction: &mut Direction, now| {
             while let Some(packet) = direction.leave(now) {
@@ -275,6 +282,34 @@ mod tests {
         assert!(left.windows(2).all(|pair| pair[1].1 - pair[0].1 == 1_000_000), "{left:?}");
     }
 
+    /// If they are, the sum of both delays is that of two independent ones, whose percentiles are known.
+    #[test]
+    fn delays_there_and_back_are_independent() {
+        const PACKETS: usize = 20_000;
+        let rules = Rules { delay: us(10_000), jitter: us(1_000), ..RULES };
+        for seed in 1..=8 {
+            let delays = Direction::both([rules; 2], seed).map(|mut direction| {
+                let mut delays = vec![Duration::ZERO; PACKETS];
+                (0..PACKETS).for_each(|_| direction.enter(Duration::ZERO, &[0]));
+                while let Some(packet) = direction.leave(Duration::MAX) {
+                    delays[packet.number as usize - 1] = packet.due;
+                }
+                delays
+            });
+            let mut sums: Vec<_> =
+                delays[0].iter().zip(&delays[1]).map(|(there, back)| *there + *back).collect();
+            sums.sort_unstable();
+            for (part, known) in [(100, 18_283), (10, 18_894), (2, 20_000)] {
+                for (at, known) in
+                    [(PACKETS / part, known), (PACKETS - PACKETS / part, 40_000 - known)]
+                {
+                    let apart = sums[at].abs_diff(us(known));
+                    assert!(apart < us(50), "seed {seed}: {apart:?} from {known} us");
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_same_seed_has_the_same_fates_whenever_packets_come() {
         let rules = Rules { delay: us(500), loss: 0.1, duplicate: 0.1, ..RULES };
@@ -288,7 +323,8 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_without_a_rate() {
-        let mut direction = Direction::new(Rules { delay: us(1_000_000), ..RULES }, 1);
+        let mut direction =
+            Direction::new(Rules { delay: us(1_000_000), ..RULES }, fastrand::Rng::with_seed(1));
         (0..UNDER_WAY_MAX + 5).for_each(|_| direction.enter(Duration::ZERO, &[0]));
         assert_eq!((direction.counts.dropped, direction.under_way()), (5, UNDER_WAY_MAX as u64));
         direction.assert_balanced();

@@ -34,7 +34,7 @@ use crate::error::Failure;
 use crate::plan::new_seed;
 use crate::report::outputs::{Sink, json_line};
 use crate::report::schema::{Distribution, LinkDirection, LinkSummary};
-use crate::units::time_us;
+use crate::units::{counted, time_us};
 use crate::view::terminal;
 
 /// The addresses of the ends, from the network that RFC 2544 sets aside for measurements.
@@ -191,9 +191,7 @@ impl Link {
     fn start(ends: &[Namespace; 2], rules: [Rules; 2], seed: u64) -> io::Result<Link> {
         let (reader, stop) = io::pipe()?;
         let [near, far] = ends.each_ref().map(|end| end.device.clone());
-        // The directions lose different packets.
-        let [there, back] = [(0, rules[0]), (1, rules[1])]
-            .map(|(nth, rules)| Direction::new(rules, seed.wrapping_mul(2).wrapping_add(nth)));
+        let [there, back] = Direction::both(rules, seed);
         type Device = Arc<SyncDevice>;
         let spawn = |name: &str, direction, from: Device, to: Device, stop: PipeReader| {
             let run = move || forward(direction, &from, &to, &stop);
@@ -287,9 +285,9 @@ impl std::fmt::Display for LinkDirection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} packets in, {} delivered, {} lost, {} dropped (queue full), {} duplicated, {} sent \
+            "{} in, {} delivered, {} lost, {} dropped (queue full), {} duplicated, {} sent \
              ahead, {} reordered, {} under way",
-            self.packets_in,
+            counted(self.packets_in, "packet"),
             self.packets_delivered,
             self.packets_lost,
             self.packets_dropped,
