@@ -129,7 +129,8 @@ fn commands(page: &str, name: &str) -> Vec<Vec<String>> {
     });
     let command = |line: &str| {
         let words = line[line.find(&format!("loadgen {name} "))?..].split(" ||").next()?;
-        let words = words.split_whitespace().take_while(|word| *word != "#").skip(1);
+        let words =
+            words.split_whitespace().take_while(|word| *word != "#" && *word != "(a").skip(1);
         Some(words.map(|word| word.replace('\'', "")).collect())
     };
     code.filter_map(command).collect()
@@ -138,8 +139,12 @@ fn commands(page: &str, name: &str) -> Vec<Vec<String>> {
 /// Those of pages that people copy into a script.
 #[test]
 fn the_commands_of_the_pages_are_accepted() {
-    const PAGES: [&str; 3] =
-        [DOCUMENTATION, include_str!("../../docs/proxy.md"), include_str!("../../docs/ci.md")];
+    const PAGES: [&str; 4] = [
+        DOCUMENTATION,
+        include_str!("../../docs/guide.md"),
+        include_str!("../../docs/proxy.md"),
+        include_str!("../../docs/ci.md"),
+    ];
     let of = |name| PAGES.iter().flat_map(|page| commands(page, name)).collect::<Vec<_>>();
     let (ab, compare) = (of("ab"), of("compare"));
     assert!(ab.len() >= 7 && compare.len() >= 3, "{ab:?} {compare:?}");
