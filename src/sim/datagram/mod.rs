@@ -19,9 +19,9 @@ use super::report::{Report, failure_of};
 use crate::base::time::Time;
 use crate::builtin::stamp::Stamp;
 use crate::builtin::{Chargen, Discard, Echo, StampOptions};
-use crate::datagram::{Setup, SourceRates, Stopper, Thread};
 use crate::service::{Arrival, DatagramService, ServiceFactory};
 use crate::shared::counters::Counters;
+use crate::worker::datagram::{Setup, SourceRates, Stopper, Thread};
 
 mod calls;
 mod draw;

@@ -12,10 +12,10 @@ use std::time::Duration;
 use super::world::{Shared, lock};
 use crate::base::time::Time;
 use crate::builtin::stamp::Clock;
-use crate::datagram::Socket;
 use crate::engine::sys::ClockError;
 use crate::error::Errno;
 use crate::net::message_calls::MessageCalls;
+use crate::worker::datagram::Socket;
 
 /// A descriptor of a simulated socket, of one thread.
 pub(super) struct SimSocket {

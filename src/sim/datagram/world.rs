@@ -11,10 +11,10 @@ use super::model::{Allowances, Model, Turn};
 use super::packets;
 use super::socket::SimSocket;
 use crate::base::time::Time;
-use crate::datagram::Stopper;
 use crate::engine::sys::ClockError;
 use crate::sim::marks::{Mark, Marks};
 use crate::sim::world::Trace;
+use crate::worker::datagram::Stopper;
 
 pub(super) type Shared = Arc<Mutex<World>>;
 

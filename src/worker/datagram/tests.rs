@@ -7,13 +7,13 @@ use std::sync::Arc;
 use crate::builtin::loopback::{GUARD, until};
 use crate::builtin::{Echo, OfListener, ServiceOptions};
 use crate::config::Limits;
-use crate::datagram::{Setup, Stopper, Thread};
 use crate::error::StartError;
 use crate::net::sockopt::{datagrams_dropped, report_destinations_and_drops};
 use crate::service::{
     Answer, Arrival, Connection, DatagramService, Service, ServiceFactory, ServicePlan,
 };
 use crate::shared::counters::Counters;
+use crate::worker::datagram::{Setup, Stopper, Thread};
 use crate::{Config, Drained, Server};
 
 fn config() -> Config {
