@@ -13,7 +13,7 @@ use super::schema::{
 };
 use crate::error::Failure;
 use crate::stats::records::latency_histogram;
-use crate::stats::slo::{self, Observed};
+use crate::stats::slo::{self, Observed, Outcome};
 
 impl ShardsSummary {
     /// What these runs are as shards of one run; `None` if they are not shards. `latency`: that of
@@ -53,7 +53,6 @@ impl ShardsSummary {
         }
         found.sort_by_key(|(index, _)| *index);
         let together = latency_together(runs)?;
-        let judged = together.as_ref().unwrap_or(latency);
         let missing = (0..first.count).filter(|index| found.iter().all(|(one, _)| one != index));
         Ok(Some(ShardsSummary {
             count: first.count,
@@ -62,16 +61,16 @@ impl ShardsSummary {
             starts_apart_ns: starts_apart_ns(runs),
             requests_per_second_together: rate_together(runs),
             each: found.iter().map(|(_, run)| ShardSummary::new(run, runs)).collect(),
-            objectives: objectives(runs, judged),
+            objectives: objectives(runs, together.as_ref().ok(), latency),
             latency_note: match &together {
                 Ok(together) => format!(
                     "{} of {} latencies are of the seconds in which all shards measured.",
-                    together.len(),
+                    together.latency.len(),
                     latency.len()
                 ),
                 Err(why) => format!("Latencies are those of the whole runs: {why}."),
             },
-            latency_together: together.ok().map(|latency| Distribution::new(&latency)),
+            latency_together: together.ok().map(|cut| Distribution::new(&cut.latency)),
         }))
     }
 
@@ -161,21 +160,29 @@ type Known<T> = Result<T, String>;
 /// last second of shards that began some milliseconds apart are not lost.
 const OUTSIDE_MAX: f64 = 0.1;
 
+/// The latencies of all in the time in which all measured.
+struct Together {
+    latency: Histogram<u64>,
+    /// And those of the last seconds that are not within that time but have requests that were late at
+    /// the end of a shard: most of these were due when all measured.
+    with_late: Histogram<u64>,
+}
+
 /// The latencies of all in the time in which all measured, by whole seconds because a histogram
 /// cannot be divided; or why they are not known.
 ///
 /// # Errors
 /// A histogram is malformed.
-fn latency_together(runs: &[Saved]) -> Result<Known<Histogram<u64>>, Failure> {
+fn latency_together(runs: &[Saved]) -> Result<Known<Together>, Failure> {
     let (Some(common), Some(begins)) = (Common::of(runs), begins(runs)) else {
         return Ok(Err("a file does not say when its shard measured".into()));
     };
     if common.length_ns() == 0 {
         return Ok(Err("the shards never measured at the same time".into()));
     }
-    let mut together = latency_histogram();
+    let mut together = Together { latency: latency_histogram(), with_late: latency_histogram() };
     for (saved, began) in runs.iter().zip(begins) {
-        let (mut found, mut is_within) = (0, false);
+        let (mut found, mut is_within, mut has_any) = (0, false, false);
         for second in &saved.run.intervals {
             let text = &second.latency_histogram_v2_deflate_base64;
             if text.is_empty() {
@@ -189,16 +196,27 @@ fn latency_together(runs: &[Saved]) -> Result<Known<Histogram<u64>>, Failure> {
                 let part = common.part_of(began + second.start_ns, second.length_ns);
                 is_within = part >= 1.0 - OUTSIDE_MAX;
             }
-            if is_within {
-                together.add(&values).map_err(|error| failed(error.to_string()))?;
+            let has_late = values.len() > second.replies || second.length_ns == 0;
+            let Together { latency, with_late } = &mut together;
+            for (all, belongs) in [(latency, is_within), (with_late, is_within || has_late)] {
+                if belongs {
+                    all.add(&values).map_err(|error| failed(error.to_string()))?;
+                }
             }
+            has_any |= is_within;
         }
         if found != saved.latency.len() {
             return Ok(Err(format!("{} does not have the histogram of each second", saved.name)));
         }
+        if !has_any && found > 0 {
+            let name = &saved.name;
+            return Ok(Err(format!(
+                "the time in which all shards measured has no whole second of {name}"
+            )));
+        }
     }
-    match together.is_empty() {
-        true => Ok(Err("the time in which all shards measured has no whole second".into())),
+    match together.latency.is_empty() {
+        true => Ok(Err("there are none of the time in which all shards measured".into())),
         false => Ok(Ok(together)),
     }
 }
@@ -221,7 +239,23 @@ fn begin(run: &RunSummary) -> Option<u64> {
 /// The objectives, judged by the latencies, rates and errors of all shards. The rate is that of the
 /// time in which all measured: there is none if they never measured at the same time. If that time or
 /// the replies in it are unknown, it is the sum of the shards' own rates.
-fn objectives(runs: &[Saved], latency: &Histogram<u64>) -> Vec<ObjectiveResult> {
+///
+/// The latencies are those of that time, too, and an objective is met only if it also is with those of
+/// requests that were late at the end of a shard.
+fn objectives(
+    runs: &[Saved],
+    together: Option<&Together>,
+    whole: &Histogram<u64>,
+) -> Vec<ObjectiveResult> {
+    let Some(Together { latency, with_late }) = together else {
+        return judged(runs, whole).iter().map(objective).collect();
+    };
+    let both = judged(runs, latency).into_iter().zip(judged(runs, with_late));
+    both.map(|(cut, late)| objective(if cut.is_met() { &late } else { &cut })).collect()
+}
+
+/// By these latencies.
+fn judged(runs: &[Saved], latency: &Histogram<u64>) -> Vec<Outcome> {
     let sum = |of: fn(&RunSummary) -> u64| runs.iter().map(|saved| of(&saved.run)).sum::<u64>();
     let unfinished =
         sum(|run| run.requests_timed_out + run.requests_unanswered + run.requests_never_sent);
@@ -240,7 +274,7 @@ fn objectives(runs: &[Saved], latency: &Histogram<u64>) -> Vec<ObjectiveResult> 
     };
     let texts = runs[0].run.objectives.iter().map(|one| one.objective.as_str());
     let parsed = texts.filter_map(|text| slo::parse(text).ok());
-    parsed.map(|slo| objective(&slo.judge(&observed))).collect()
+    parsed.map(|slo| slo.judge(&observed)).collect()
 }
 
 /// The lowest values. Which latencies are lower bounds is not in a file; that the lowest are is the
@@ -431,7 +465,7 @@ pub mod tests {
                 }),
                 "1.json does not have the histogram of each second",
             ),
-            (with_seconds(1, 2_500, [10, 20, 30, 40]), "measured has no whole second"),
+            (with_seconds(1, 2_500, [10, 20, 30, 40]), "measured has no whole second of 0.json"),
         ] {
             let (counts, note) = together(&[first(), changed]);
             assert_eq!(counts, [], "{why}");
@@ -445,14 +479,14 @@ pub mod tests {
         assert!(error.starts_with("1.json: intervals: not base64"), "{error}");
     }
 
-    /// Shard 0 is slow while it is alone.
+    /// Shard 0 is slow while it is alone, and so is shard 1.
     #[test]
     fn objectives_are_judged_by_the_latencies_of_the_common_time() {
-        let judged = |cut: bool| {
-            let shards = [(0, 0, [900, 2, 3, 4]), (1, 900, [10, 20, 900, 40])];
+        let judged = |cut: bool, last: [u64; 2]| {
+            let shards = [(0, 0, [900, 2, 3, last[0]]), (1, 900, [10, 20, 900, last[1]])];
             let runs = shards.map(|(index, after_millis, latencies)| {
                 let mut saved = with_seconds(index, after_millis, latencies);
-                let slo = slo::parse("p90<100ms").expect("an objective");
+                let slo = slo::parse("p99<100ms").expect("an objective");
                 saved.run.objectives = vec![objective(&slo.judge(&Observed {
                     latency: &saved.latency,
                     unfinished: &latency_histogram(),
@@ -467,7 +501,28 @@ pub mod tests {
             });
             of(&runs).unwrap().expect("shards").objectives[0].met
         };
-        assert!(judged(true) && !judged(false));
+        assert!(judged(true, [4, 40]) && !judged(false, [4, 40]));
+        // What shard 0 had under way at its end counts, and what shard 1 had, which ended later.
+        assert!(!judged(true, [900, 40]) && !judged(true, [4, 900]));
+    }
+
+    /// Shard 1 ends later, so that the common time has no whole second of it.
+    #[test]
+    fn a_shard_without_a_whole_second_in_the_common_time_is_not_left_out() {
+        let short = |index, millis: u64| {
+            let mut saved = with_seconds(index, 0, [10, 20, 30, 40]);
+            saved.run.intervals.truncate(1);
+            saved.run.intervals[0].length_ns = millis * 1_000_000;
+            saved.run.elapsed_ns = millis * 1_000_000;
+            let encoded = &saved.run.intervals[0].latency_histogram_v2_deflate_base64;
+            saved.latency = hdr::decode(encoded).expect("encoded");
+            saved
+        };
+        let (counts, note) = together(&[short(0, 400), short(1, 420)]);
+        assert_eq!(counts, [(10, 20)], "{note}");
+        let (counts, note) = together(&[short(0, 400), short(1, 900)]);
+        assert_eq!(counts, []);
+        assert!(note.ends_with("measured has no whole second of 1.json."), "{note}");
     }
 
     #[test]
