@@ -63,6 +63,7 @@ impl Local {
         if free >= needed && self.held_by_copies(bytes, true) == Held::ForTurn {
             return Err(Held::ForTurn);
         }
+        self.outbox.waits_for(others);
         self.wait_for_more_than(free);
         Err(Held::ForRoom)
     }

@@ -91,6 +91,9 @@ pub(super) struct Local {
     free_before: usize,
     /// The blocked members were woken because buffers were free.
     was_served: bool,
+    /// How many of `ready` have to have their turn until all have tried again that waited for a buffer
+    /// when something else had moved. Until then the service keeps its place among those that wait.
+    retries: usize,
     /// Counts the turns of the worker's loop after which every connection has had its turn.
     pub(super) turns: u32,
 }
@@ -218,6 +221,7 @@ impl Local {
             starves: false,
             free_before: usize::MAX,
             was_served: false,
+            retries: 0,
             turns: 0,
         }
     }
@@ -463,15 +467,20 @@ impl Local {
         let has_moved = std::mem::take(&mut self.has_moved) | std::mem::take(&mut self.log.is_new)
             || !self.blocked.is_empty() && self.outbox.may_have_room();
         let starves = self.starves && !self.blocked.is_empty();
+        self.retries = self.retries.min(self.ready.len());
         // After it was served, the service goes behind all others that wait.
         let was_served = std::mem::take(&mut self.was_served);
-        if starves && !was_served {
+        if (starves || self.retries > 0) && !was_served {
             turn.want_buffer();
-            self.was_served = self.pool.available() > self.free_before;
+            self.was_served = starves && self.pool.available() > self.free_before;
         }
         if self.was_served || has_moved || self.blocked.is_empty() {
+            let keeps_place = starves && !self.was_served;
             while let Some(slot) = self.blocked.pop_front() {
                 self.wake_slot(slot);
+            }
+            if keeps_place {
+                self.retries = self.ready.len();
             }
             (self.starves, self.free_before) = (false, usize::MAX);
         }
@@ -566,6 +575,7 @@ impl Local {
         while turn.wakes_left() > 0
             && let Some(slot) = self.ready.pop_front()
         {
+            self.retries = self.retries.saturating_sub(1);
             if let Some(id) = self.members.id_in(slot) {
                 turn.wake(id);
                 self.woken += 1;

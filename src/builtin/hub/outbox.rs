@@ -416,6 +416,12 @@ impl Outbox {
         std::mem::take(&mut self.has_moved) | changed
     }
 
+    /// A member is about to wait because of these workers. They may have changed since the last call
+    /// of [`may_have_room`](Outbox::may_have_room), and then change back before the next one.
+    pub(super) fn waits_for(&mut self, Workers(others): Workers) {
+        self.has_moved |= std::mem::replace(&mut self.others_before, others) != others;
+    }
+
     /// Sends the frames that are staged for a worker. If too many parcels are in transit to the
     /// worker, the frames stay staged. Returns whether they were sent.
     fn dispatch(&mut self, worker: usize) -> bool {

@@ -269,20 +269,53 @@ fn who_needs_one_buffer_does_not_wait_for_who_needs_several_and_that_one_then_ne
 
 #[test]
 fn a_broadcast_that_lacks_a_buffer_for_another_worker_continues_when_the_members_there_are_gone() {
-    let mut still = Still::new(2, 16, SIZE, options());
-    let (sender, far) = (still.open(0), still.open(1));
+    // They may be gone before the worker has had a turn.
+    for looks in [true, false] {
+        let mut still = Still::new(2, 16, SIZE, options());
+        let (sender, far) = (still.open(0), still.open(1));
+        still.settle();
+        still.told(sender);
+        let taken = leave_free(&still, 0, 2);
+        assert!(still.says(sender, &numbered(0, 100)) > 0);
+        assert!(still.input_len(sender) > 0);
+        if looks {
+            still.turn_of(0);
+            still.run();
+            assert!(still.input_len(sender) > 0);
+        }
+        still.close(far, CloseReason::Reset);
+        still.run();
+        assert_eq!(numbers(&still.told(sender)), [0], "looks: {looks}");
+        drop(taken);
+        still.settle();
+        assert_eq!(still.held(), 0);
+    }
+}
+
+#[test]
+fn who_waits_for_a_buffer_keeps_its_place_while_others_are_woken_before_it() {
+    let mut still = Still::new(1, 16, SIZE, options());
+    let (sender, leaves) = (still.open(0), still.open(0));
+    let others: Vec<u64> = (0..3 * Still::WAKES_MAX).map(|_| still.open(0)).collect();
     still.settle();
-    still.told(sender);
-    let taken = leave_free(&still, 0, 2);
+    let taken = leave_free(&still, 0, 1);
     assert!(still.says(sender, &numbered(0, 100)) > 0);
-    still.turn_of(0);
-    still.run();
+    still.turn();
+    assert!(still.workers[0].starves);
+    // Nobody waits for a buffer before the sender has tried again, behind all others.
+    let local = &mut still.workers[0].hub.local;
+    others.iter().for_each(|&id| local.wake(crate::service::ConnectionId::from_bits(id)));
+    still.close(leaves, CloseReason::Reset);
+    for _ in 0..4 {
+        still.turn();
+        assert!(still.workers[0].starves, "its place goes to the end");
+    }
     assert!(still.input_len(sender) > 0);
-    still.close(far, CloseReason::Reset);
-    still.run();
-    assert_eq!(numbers(&still.told(sender)), [0]);
     drop(taken);
+    turn_for_buffers(&mut still, 0);
+    assert_eq!(numbers(&still.told(sender)), [0]);
     still.settle();
+    assert!(!still.workers[0].starves);
     assert_eq!(still.held(), 0);
 }
 
