@@ -130,11 +130,13 @@ pub fn other_end(path: &str) -> File {
 
 /// Flags of a daemon with a second listener, whose certificate is in the folder. A reload reads it
 /// again.
-pub fn with_a_certificate() -> (Directory, [String; 6]) {
+pub fn with_a_certificate() -> (Directory, [String; 8]) {
     let files = Directory::new();
     let [cert, key] = ["cert.pem", "key.pem"].map(|name| files.file(name));
     let url = format!("tls://127.0.0.1:0?cert={cert}&key={key}");
-    let flags = ["--listen", "127.0.0.1:0", "--drain-timeout", "1m", "--listen", &url];
+    let long = "1m";
+    let flags =
+        ["--listen", "127.0.0.1:0", "--drain-timeout", long, "--linger", long, "--listen", &url];
     (files, flags.map(str::to_owned))
 }
 
