@@ -206,7 +206,7 @@ fn flags_of_a_hub_are_for_a_hub() {
         ("--lifetime 5", "does not work with a hub"),
         ("--warmup 1s", "does not work with a hub"),
         ("--with idle:5", "--never-read"),
-        ("-c 5 --senders 3 --never-read 3", "more than the 5"),
+        ("-c 5 --senders 3 --never-read 3", "more than -c 5"),
     ];
     for (flags, reason) in wrong {
         loadgen(&format!("hub:// {flags}")).expect(2).complains(reason);

@@ -133,7 +133,7 @@ fn the_samples_of_the_pages_have_the_lines_that_the_program_prints() {
             _ => with_time(&command, "-d", "1200ms"),
         };
         // With many threads, the lines about them are left out.
-        let alike = ["ab", "calibrate"].iter().any(|name| command.starts_with(name));
+        let alike = ["ab", "calibrate", "compare"].iter().any(|name| command.starts_with(name));
         let threads = if alike || command.contains("-t ") { "" } else { " -t 1" };
         let ended = loadgen(&format!("{command}{threads}"));
         assert_shows(&sample, &format!("{}{}", ended.stderr, ended.stdout));

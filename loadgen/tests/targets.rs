@@ -134,7 +134,7 @@ fn requests_count_for_the_target_that_completed_them() {
     assert!(count(&latency(1)["min_ns"]) >= wait.as_nanos() as u64, "{json}");
     assert!(count(&latency(0)["min_ns"]) < wait.as_nanos() as u64, "{json}");
     let text = loadgen(&format!("{flags} --details")).expect(0).stdout;
-    let lines = text.lines().filter(|line| line.contains("requests completed, latency p50 "));
+    let lines = text.lines().filter(|line| line.contains(" completed, latency p50 "));
     assert_eq!(lines.count(), 2, "{text}");
 }
 
