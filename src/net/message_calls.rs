@@ -38,6 +38,7 @@ pub trait MessageCalls {
 
 impl<S: AsFd> MessageCalls for S {
     #[inline]
+    // SAFETY: it asks for no more than the trait does.
     unsafe fn receive(
         &self,
         headers: &mut [libc::mmsghdr],
@@ -51,6 +52,7 @@ impl<S: AsFd> MessageCalls for S {
     }
 
     #[inline]
+    // SAFETY: it asks for no more than the trait does.
     unsafe fn send(&self, headers: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
         let (fd, count) = (self.as_fd().as_raw_fd(), headers.len() as libc::c_uint);
         // SAFETY: the caller's promise is what the kernel needs, which only writes to the headers.

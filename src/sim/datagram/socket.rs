@@ -45,6 +45,7 @@ pub(super) struct Outgoing {
 pub(super) type Room = (usize, usize, usize, usize);
 
 impl MessageCalls for SimSocket {
+    // SAFETY: it asks for no more than the trait does.
     unsafe fn receive(
         &self,
         headers: &mut [libc::mmsghdr],
@@ -65,6 +66,7 @@ impl MessageCalls for SimSocket {
         Ok(received.len())
     }
 
+    // SAFETY: it asks for no more than the trait does.
     unsafe fn send(&self, headers: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
         // SAFETY: the caller promises it.
         let datagrams = headers.iter().map(|header| unsafe { read(header) }).collect();
