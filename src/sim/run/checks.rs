@@ -373,11 +373,12 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
-    /// Number of connections that a failed system call closed after the end had begun. A reset by
-    /// the peer is not among them. A client that has left may still be in the backlog then, and the
-    /// send of what it was owed may fail.
+    /// Number of connections that a failed system call, or a panic of the service, closed after the
+    /// end had begun. A reset by the peer is not among them. A client that has left may still be in
+    /// the backlog then, and the send of what it was owed may fail.
     fn failed_at_end(&self) -> u64 {
-        const FAILED: [CloseReason; 2] = [CloseReason::Failed, CloseReason::PeerLost];
+        const FAILED: [CloseReason; 3] =
+            [CloseReason::Failed, CloseReason::PeerLost, CloseReason::ServicePanic];
         let (seen, ended_at) = (self.seen.borrow(), self.ended_at.unwrap_or(Time::MAX));
         let late = seen.of_peer.values().filter(|sight| sight.closed_at >= ended_at);
         late.filter(|sight| sight.closed.is_some_and(|why| FAILED.contains(&why))).count() as u64

@@ -277,10 +277,10 @@ impl<S: Service, L: Layer> Core<S, L> {
     fn resume_waiter<E: Engine>(&mut self, engine: &mut E, key: Key) {
         let now = self.now;
         let context = self.context(key);
+        // It was not idle: its peer, its layer or its service had bytes that needed the buffer.
+        context.active_at = now;
         if context.machine.awaits_buffer() {
             context.machine.apply(Event::BufferCame);
-            // It was not idle: its peer had sent something.
-            context.active_at = now;
         }
         let for_service = context.attention.remove(Attention::WAITS);
         // The layer comes first: the service's output has to pass through it.

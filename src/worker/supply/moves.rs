@@ -252,12 +252,13 @@ impl<S: Service, L: Layer> Core<S, L> {
         }
         let (holds, count) =
             (context.attention.has(Attention::HOLDS), context.bytes_received as u32);
+        let is_paused = context.machine.is_paused();
         let input = &mut self.supply.moves.note(key.slot()).input;
         if !holds {
             input.begin(count, now);
         } else if input.moves(count, now) || consumed {
             input.at = now;
-        } else {
+        } else if self.supply.moves.pausing.contains(key.slot()) == is_paused {
             return;
         }
         self.context(key).attention.insert(Attention::HOLDS);

@@ -197,9 +197,9 @@ fn a_buffer_that_comes_free_behind_the_turn_of_the_service_is_not_slept_over() {
 
 /// Wants a second buffer for the data that arrived, and counts its calls.
 #[derive(Clone, Default)]
-struct Wants {
+pub(super) struct Wants {
     calls: Rc<Cell<u32>>,
-    got: Rc<RefCell<Option<Lease>>>,
+    pub(super) got: Rc<RefCell<Option<Lease>>>,
 }
 
 impl Service for Wants {

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::stepped::{RULES, Stepped};
+use super::stepped::{RULES, Stepped, Wants};
 use super::*;
 use crate::shared::mailbox::Times;
 
@@ -12,17 +12,23 @@ const SPAN: Duration = Duration::from_secs(3);
 const STOPPED_FOR: Duration = Duration::from_secs(3600);
 
 /// A worker whose process stands still, after the next wait, until the closure has returned.
-struct Stopped {
-    stepped: Stepped<Echo, Faulty>,
+struct Stopped<S: Service = Echo> {
+    stepped: Stepped<S, Faulty>,
     counters: Arc<Counters>,
     still: Rc<Cell<Duration>>,
 }
 
 impl Stopped {
     fn new(rules: Rules, buffers: u32) -> Stopped {
+        Stopped::of(Echo, rules, buffers)
+    }
+}
+
+impl<S: Service> Stopped<S> {
+    fn of(service: S, rules: Rules, buffers: u32) -> Stopped<S> {
         let sys = Faulty::new(Fault::new(Call::Wait, Errno::BADF, u64::MAX));
         let still = sys.still.clone();
-        let mut stepped = Stepped::on(sys, rules, buffers, |_| Echo);
+        let mut stepped = Stepped::on(sys, rules, buffers, |_| service);
         stepped.turns_until("it is open", |worker| worker.open() == 1);
         let counters = stepped.worker.core.counters.clone();
         Stopped { stepped, counters, still }
@@ -118,7 +124,7 @@ fn a_client_that_closed_while_the_process_stood_still_is_not_cut_by_a_drain() {
 const NO_TIMES: Times =
     Times { idle_timeout: None, send_timeout: None, shed_after: None, linger: Duration::ZERO };
 
-impl Stopped {
+impl<S: Service> Stopped<S> {
     /// Changes the times while the worker runs.
     fn set_times(&mut self, times: Times) {
         self.stepped.worker.core.mailboxes.set_times(times);
@@ -227,5 +233,60 @@ fn a_send_time_out_that_begins_anew_leaves_the_timer_of_the_service() {
     let next = core.wheel.next();
     assert!(next.is_some_and(|at| at <= soon + Duration::from_millis(2)), "{next:?}, not {soon:?}");
     core.context(key).deadline = Time::MAX;
+    stopped.stepped.end();
+}
+
+#[test]
+fn a_connection_that_has_waited_for_a_buffer_was_not_idle() {
+    let (wants, rules) = (Wants::default(), Rules { idle_timeout: Some(STOPPED_FOR), ..RULES });
+    let mut stopped = Stopped::of(wants.clone(), rules, 2);
+    let elsewhere = stopped.stepped.other.lease().unwrap();
+    stopped.stepped.client.write_all(b"x").unwrap();
+    stopped.stepped.turns_until("it waits for a buffer", |worker| worker.waiting().len() == 1);
+    stopped.let_pass(2 * STOPPED_FOR);
+    stopped.turns();
+    assert_eq!(stopped.closed(), 0);
+    stopped.let_pass(STOPPED_FOR / 4 * 3);
+    drop(elsewhere);
+    stopped.stepped.other.give(false);
+    stopped.stepped.turns_until("it has its buffer", |_| wants.got.borrow().is_some());
+    stopped.let_pass(STOPPED_FOR / 2);
+    stopped.turns();
+    assert_eq!(stopped.closed(), 0, "its service had waited until half the time ago");
+    drop(wants.got.take());
+    stopped.stepped.end();
+}
+
+/// Takes no input. Pauses the connection once.
+struct Pauses;
+
+impl Pauses {
+    const TIME: Duration = Duration::from_millis(10);
+}
+
+impl Service for Pauses {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        Answer::WaitUntil(connection.now() + Pauses::TIME)
+    }
+}
+
+#[test]
+fn a_connection_that_is_no_longer_paused_is_shed_as_early_as_others() {
+    // One that holds input is shed if it has not moved for this time, a paused one 2 s later.
+    let shed_after = Duration::from_secs(1);
+    let rules = Rules { shed_after: Some(shed_after), ..RULES };
+    let mut stopped = Stopped::of(Pauses, rules, 1);
+    stopped.stepped.client.write_all(b"x").unwrap();
+    stopped.stepped.turns_until("it holds input", |worker| worker.inputs().any(|(_, n)| n > 0));
+    stopped.let_pass(2 * Pauses::TIME);
+    stopped.stepped.turns_until("it is read again", |worker| worker.holding().next().is_some());
+    let mut other = connect(stopped.stepped.client.peer_addr().unwrap());
+    other.write_all(b"y").unwrap();
+    stopped.stepped.turns_until("another one waits", |worker| worker.waiting().len() == 1);
+    stopped.let_pass(shed_after);
+    stopped.turns();
+    assert_eq!(stopped.counters.read().closed(CloseReason::Shed), 1);
     stopped.stepped.end();
 }
