@@ -12,4 +12,4 @@ pub mod report;
 pub mod resolve;
 pub mod run;
 pub mod search;
-mod sets;
+pub mod sets;

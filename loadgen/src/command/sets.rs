@@ -142,12 +142,17 @@ fn render(summary: &ComparisonSummary) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::report::ending::Ending;
     use crate::report::saved::tests::part;
     use crate::report::tests::report;
     use crate::report::{Report, Verdict};
+
+    /// The comparison of two valid runs that are equal.
+    pub fn summary() -> ComparisonSummary {
+        compare(&["a", "b"].map(|name| vec![part(name, &report())]), &[]).0
+    }
 
     /// A run whose latencies are around this many microseconds.
     fn run_of(micros: u64) -> Report {

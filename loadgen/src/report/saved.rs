@@ -497,6 +497,18 @@ pub mod tests {
         }
     }
 
+    #[test]
+    fn a_comparison_of_files_is_not_taken_for_a_run() {
+        let comparison = crate::command::sets::tests::summary();
+        let text = serde_json::to_string(&comparison).expect("JSON");
+        let error = summary(&text).expect_err("it is no run");
+        assert_eq!(error, "the result of loadgen compare, and not that of a run");
+        let Ok(SavedResult::Comparison(read)) = SavedResult::parse(&text) else {
+            panic!("it is not read as a comparison");
+        };
+        assert_eq!(*read, comparison);
+    }
+
     /// The keys that the first version did not have.
     const ADDED: [&str; 29] = [
         "stamp",

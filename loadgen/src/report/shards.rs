@@ -403,6 +403,7 @@ pub mod tests {
             row.latency.reset();
             let times = if nth < 3 { 10 } else { 1 };
             row.latency.record_n(millis * 1_000_000, times).expect("in bounds");
+            row.replies = if nth < 3 { times } else { 0 };
             row
         });
         let rows: Vec<_> = rows.collect();
@@ -523,6 +524,16 @@ pub mod tests {
         let (counts, note) = together(&[short(0, 400), short(1, 900)]);
         assert_eq!(counts, []);
         assert!(note.ends_with("measured has no whole second of 1.json."), "{note}");
+    }
+
+    /// It has no latency that could be left out.
+    #[test]
+    fn a_shard_without_a_reply_takes_nothing_from_the_others() {
+        let mut mute = with_seconds(1, 2_500, [10, 20, 30, 40]);
+        mute.run.intervals.clear();
+        mute.latency.reset();
+        let (counts, note) = together(&[with_seconds(0, 2_000, [1, 2, 3, 4]), mute]);
+        assert_eq!(counts, [(2, 10), (3, 10), (4, 1)], "{note}");
     }
 
     #[test]

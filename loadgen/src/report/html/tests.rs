@@ -731,6 +731,26 @@ fn a_comparison_is_good_only_if_its_runs_are_valid() {
 }
 
 #[test]
+fn a_comparison_of_files_has_its_verdict_its_confidence_and_the_settings_that_differ() {
+    let comparison = |change: fn(&mut ComparisonSummary)| {
+        let mut summary = crate::command::sets::tests::summary();
+        change(&mut summary);
+        SavedResult::Comparison(Box::new(summary))
+    };
+    let sentence = |change| Sentence::of(&comparison(change));
+    let equal = sentence(|_| ());
+    assert_eq!(equal.tone.class(), "good");
+    assert!(!equal.reasons.iter().any(|why| why.contains("settings")), "{:?}", equal.reasons);
+    let late = sentence(|summary| summary.verdict = Verdict::GeneratorLimited);
+    assert_eq!(late.tone.class(), "warn");
+    let other = sentence(|summary| summary.settings_differ = vec!["size".into(), "rate".into()]);
+    assert_eq!(other.reasons.last().map(String::as_str), Some("settings differ: size, rate"));
+    assert_eq!(other.reasons.len(), equal.reasons.len() + 1);
+    let page = page(comparison(|summary| summary.confidence_ratio = 0.75));
+    assert!(page.contains("with its 75 % interval"), "{page}");
+}
+
+#[test]
 fn fields_without_a_value_are_left_out() {
     let object = json!({ "a": "", "b": "x", "c": null, "d": [], "e": {}, "f": 0, "g": false });
     let keys: Vec<_> = tables::fields(&object).into_iter().map(|(key, _)| key).collect();
