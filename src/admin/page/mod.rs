@@ -13,7 +13,7 @@ const SCRIPT: &str = include_str!("page.js");
 
 /// The base64 of the SHA-256 of the style and of the script. A test computes them.
 const STYLE_SHA256: &str = "HZDoPIBvwdlFs95ejQt8t/ErFQg2iPxnCK+P8uWhUsM=";
-const SCRIPT_SHA256: &str = "LLfi8ZsGo2pCkjJHcMS0hrqr08dX3nbLO8v/ozkInUA=";
+const SCRIPT_SHA256: &str = "3fxYIZ89Xd7B8Gd6h9gyxJFTq/yXFebcjREMMi7p/+0=";
 
 /// The text between the tags of the style.
 fn style() -> String {

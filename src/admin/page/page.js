@@ -185,7 +185,12 @@
         find("version").textContent = status.version;
         find("uptime").textContent = span(status.now_unix_ns - status.started_unix_ns);
         const state = find("state");
-        state.textContent = status.not_ready ? "not ready: " + status.not_ready : "ready";
+        // The table of clients shows who they are.
+        const left = `${whole(total.connections)} connection${total.connections === 1 ? "" : "s"} left`;
+        state.textContent =
+            status.ending ? "draining: " + left
+            : status.not_ready ? "not ready: " + status.not_ready
+            : "ready";
         state.className = "badge " + (status.not_ready ? "warn" : "good");
         const before = last?.started_unix_ns === status.started_unix_ns ? last : null;
         const seconds = before ? (status.now_unix_ns - before.now_unix_ns) / 1e9 : 0;
