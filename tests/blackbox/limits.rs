@@ -524,3 +524,63 @@ fn beside_a_hot_connection_all_quiet_ones_are_served() {
     drop((quiet, hot));
     daemon.finish();
 }
+
+/// Stalled clients that hold all buffers or wait for one, ten for each buffer, and an honest
+/// client behind them. If each of them took a second, it would wait for longer than its time-out.
+#[test]
+fn any_number_of_stalled_clients_keeps_nobody_waiting() {
+    const BUFFERS: usize = 16;
+    let part_of = |head: &[u8]| [head, &[1; 60_000]].concat();
+    let frame = 65_536_u32.to_le_bytes();
+    // What a stalled client sends and another one asks, and the length of the reply.
+    let cases = [
+        ("tcp", vec![1; 1 << 20], b"echo".to_vec(), 4),
+        ("framed", part_of(&frame), [&4_u32.to_le_bytes()[..], b"echo"].concat(), 8),
+        ("timed", part_of(&frame), [&32_u32.to_le_bytes()[..], &[0; 32]].concat(), 36),
+        ("message", part_of(b""), b"echo<EOF>".to_vec(), 9),
+    ];
+    for (service, stalled_with, request, reply) in cases {
+        for workers in ["1", "2"] {
+            let options = match service {
+                "framed" | "timed" => "?max-frame=65536",
+                "message" => "?after=keep",
+                _ => "",
+            };
+            let url = format!("{service}://127.0.0.1:0{options}");
+            let buffers = BUFFERS.to_string();
+            let daemon = Daemon::start(&flags(&[
+                "--listen",
+                &url,
+                "--workers",
+                workers,
+                "--buffers",
+                &buffers,
+                "--shed-after",
+                "100ms",
+            ]));
+            let connect =
+                || TcpStream::connect_timeout(&daemon.address(), GUARD).expect("connecting");
+            let stalled: Vec<TcpStream> = (0..10 * BUFFERS).map(|_| connect()).collect();
+            let send = |mut client: &TcpStream| client.write(&stalled_with);
+            for client in &stalled {
+                client.set_nonblocking(true).expect("setting an option");
+                send(client).expect("sending");
+            }
+            eventually("one waits for a buffer", || {
+                if service == "tcp" {
+                    // Until it cannot be sent back any more.
+                    stalled.iter().for_each(|client| drop(send(client)));
+                }
+                daemon.stat("waits_for_buffer") > 0
+            });
+            let mut honest = connect();
+            honest.set_read_timeout(Some(GUARD)).expect("setting a time-out");
+            for _ in 0..3 {
+                honest.write_all(&request).expect("sending");
+                honest.read_exact(&mut vec![0; reply]).expect("a reply in time");
+            }
+            drop((honest, stalled));
+            daemon.finish();
+        }
+    }
+}

@@ -483,10 +483,11 @@ pub mod tests {
     /// Shard 0 is slow while it is alone, and so is shard 1.
     #[test]
     fn objectives_are_judged_by_the_latencies_of_the_common_time() {
-        let judged = |cut: bool, last: [u64; 2]| {
+        let judged_with = |cut: bool, last: [u64; 2], late: u64| {
             let shards = [(0, 0, [900, 2, 3, last[0]]), (1, 900, [10, 20, 900, last[1]])];
             let runs = shards.map(|(index, after_millis, latencies)| {
                 let mut saved = with_seconds(index, after_millis, latencies);
+                saved.run.intervals[0].replies -= late;
                 let slo = slo::parse("p99<100ms").expect("an objective");
                 saved.run.objectives = vec![objective(&slo.judge(&Observed {
                     latency: &saved.latency,
@@ -502,7 +503,10 @@ pub mod tests {
             });
             of(&runs).unwrap().expect("shards").objectives[0].met
         };
+        let judged = |cut, last| judged_with(cut, last, 0);
         assert!(judged(true, [4, 40]) && !judged(false, [4, 40]));
+        // A row of several seconds can be the last one, with replies that came after the end.
+        assert!(!judged_with(true, [4, 40], 1));
         // What shard 0 had under way at its end counts, and what shard 1 had, which ended later.
         assert!(!judged(true, [900, 40]) && !judged(true, [4, 900]));
     }
