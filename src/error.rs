@@ -41,7 +41,7 @@ impl fmt::Display for AddressError {
                 write!(f, "cannot listen on '{text}': {reason}")
             }
             AddressError::NotFound { host, reason } => {
-                write!(f, "cannot look up '{host}': {reason}; give its address instead")
+                write!(f, "cannot resolve '{host}': {reason}; give its address instead")
             }
         }
     }
@@ -206,7 +206,7 @@ impl fmt::Display for StartError {
             StartError::NoFile(endpoint) => write!(
                 f,
                 "cannot listen on {endpoint} with a mode or an owner: an abstract name has no file; \
-                 leave them out, or give a path"
+                 omit them, or give a path"
             ),
             StartError::NoDatagrams(endpoint) => write!(
                 f,
@@ -227,13 +227,13 @@ impl fmt::Display for StartError {
             }
             StartError::AddressInUse(endpoint @ Endpoint::Unix(_)) => write!(
                 f,
-                "cannot listen on {endpoint}: a program has this socket; stop it, or give another \
+                "cannot listen on {endpoint}: a program listens there; stop it, or give another \
                  path or name"
             ),
             StartError::AddressInUse(endpoint) => write!(
                 f,
-                "cannot listen on {endpoint}: the address is in use; stop the program that has it, listen on another \
-                 port (0 takes a free one), or share the port on purpose (`share_port`, on both sides)"
+                "cannot listen on {endpoint}: the address is in use; stop the program that uses \
+                 it, listen on another port (0 takes a free one), or share the port on purpose (`share_port`, on both sides)"
             ),
             StartError::Listen { endpoint, call, error } => {
                 write!(
@@ -270,7 +270,7 @@ impl fmt::Display for StartError {
                 show_size(*needed)
             ),
             StartError::Resource { what, error } => {
-                write!(f, "cannot make {what}: {error}{}", room::remedy(error))
+                write!(f, "cannot create {what}: {error}{}", room::remedy(error))
             }
         }
     }
@@ -294,7 +294,7 @@ fn listen_remedy(address: &SocketAddr, error: &std::io::Error) -> &'static str {
 fn unix_remedy(call: &str, error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind;
     match (call, error.kind()) {
-        ("open", ErrorKind::NotFound) => "; make the directory of the socket first",
+        ("open", ErrorKind::NotFound) => "; create the directory of the socket first",
         ("open" | "bind" | "lstat" | "unlink", ErrorKind::PermissionDenied) => {
             "; the server's user must be allowed to read and write the directory of the socket"
         }

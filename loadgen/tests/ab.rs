@@ -11,7 +11,7 @@ use common::{Ended, loadgen, program, start, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Rounds that are as short as they can be, and as few as an interval takes.
+/// Rounds that are as short as they can be, and as few as an interval needs.
 const SHORT: &str = "--rounds 8 --slice 50ms -w 1ms -c 3 -t 1 --progress none";
 
 fn json(flags: &str, code: i32) -> Value {
@@ -120,7 +120,7 @@ fn rounds_that_decide_nothing_have_an_exit_code_of_their_own() {
     let flags = format!("ab {0} {0} -c 2 --slice 50ms --rounds 3", server.address);
     let ended = loadgen(&format!("{flags} --fail-if p50>1.2x")).expect(5);
     ended.says("p50>1.2x not decided (").says(" more rounds decide it");
-    ended.says("An interval takes 8 rounds at least").says("too few for an interval");
+    ended.says("An interval needs at least 8 rounds").says("too few for an interval");
     loadgen(&flags).expect(0);
     let quiet = loadgen(&format!("{flags} --fail-if p50>1.2x --output-format quiet")).expect(5);
     assert_eq!(quiet.stdout, "");
@@ -291,5 +291,5 @@ fn files_are_compared_with_files() {
     let sum = loadgen(&format!("merge{fast}")).expect(0).stdout;
     std::fs::write(&merged.0, sum).expect("it can be written");
     let text = loadgen(&format!("compare {merged} {other}")).expect(0);
-    text.says("\nSecond - first: p50 +").says("An interval takes 5 files of each at least");
+    text.says("\nSecond - first: p50 +").says("An interval needs at least 5 files of each");
 }

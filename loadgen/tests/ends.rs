@@ -171,7 +171,7 @@ fn json_of(ended: &Ended) -> Value {
 const USAGE: &str = "the command line asks for something impossible";
 const FAILED: &str = "the set-up or the run failed, or a result could not be written";
 const PART: &str = "`merge`, `compare`: a run was ended early by a signal or `q`";
-const LATE_MET: &str = "`generator-limited`, and every `--slo` is met all the same";
+const LATE_MET: &str = "`generator-limited`, and every `--slo` is met nevertheless";
 const LATE: &str = "`generator-limited`, otherwise";
 const MISSED: &str = "`valid`, an objective was missed";
 const UNDECIDED: &str = "`valid`, an objective is undecided, or the run was aborted";

@@ -229,5 +229,5 @@ fn who_may_not_make_a_link_is_told_what_it_needs() {
         return;
     }
     let ended = start(command).wait().expect(1);
-    ended.complains("cannot make a network namespace: ").complains("It needs CAP_SYS_ADMIN");
+    ended.complains("cannot create a network namespace: ").complains("It needs CAP_SYS_ADMIN");
 }

@@ -206,7 +206,7 @@ fn a_connection_that_the_server_closed_is_begun_anew_if_asked_for() {
     }
     let server = EchoServer::start(FOUR);
     let text = loadgen(&format!("{} -c 1 -n 4 --reconnect --details", server.address)).expect(0);
-    text.says("\n  Begun anew: ").says(" closed by the server without owing a reply\n");
+    text.says("\n  Reopened: ").says(" closed by the server with no reply outstanding\n");
     let server = EchoServer::start(FOUR);
     let json = run(&format!("{} -c 3 -t 1 -n 120", server.address)).expect(4).json();
     assert_eq!((&json["reconnects"], &json["server_closes"]), (&0.into(), &0.into()));

@@ -216,6 +216,6 @@ fn flags_of_a_hub_are_for_a_hub() {
 #[test]
 fn services_that_send_nothing_back_are_refused() {
     for target in ["discard://127.0.0.1:9", "chargen://"] {
-        loadgen(target).expect(2).complains("nothing back");
+        loadgen(target).expect(2).complains("returns nothing");
     }
 }

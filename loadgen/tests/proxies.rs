@@ -396,7 +396,7 @@ fn haproxy_ends_tls_in_front_of_a_plain_server() {
     let (cert, key) = (certificates.file("client.pem"), certificates.file("client.key"));
     run(&format!("tls://{mutual}?{}&cert={cert}&key={key}", certificates.ca()), 20, "");
     let refused = format!("tls://{mutual}?{}&tls-max=1.2 -c 2 -d 1s", certificates.ca());
-    loadgen(&refused).expect(1).complains("the server has refused the TLS handshake");
+    loadgen(&refused).expect(1).complains("the server has rejected the TLS handshake");
 }
 
 #[test]
@@ -474,5 +474,5 @@ fn nginx_ends_tls_in_front_of_a_plain_server() {
     run(&url("other,echo"), 5, "");
     plain.saw(&proxy_itself());
     let refused = format!("{} -c 2 -d 1s", url("other"));
-    loadgen(&refused).expect(1).complains("the server has refused the TLS handshake");
+    loadgen(&refused).expect(1).complains("the server has rejected the TLS handshake");
 }

@@ -670,11 +670,11 @@ fn what_cannot_be_shown_leaves_the_output_as_it_was() {
     for (flags, code, why) in [
         (format!("{run} {other} -o {out}"), 1, "its schema_version is 7, but only 1 is supported"),
         (format!("/no/such/file -o {out}"), 1, "cannot read /no/such/file"),
-        (format!("{out} -o {out} --to csv"), 2, "is read and written: give two names"),
+        (format!("{out} -o {out} --to csv"), 2, "is both input and output: give two names"),
         (format!("{run} {run} -o {out} --to hgrm"), 2, "is that of one result"),
         (format!("{run} {run} -o {out} --to hlog"), 2, "is that of one result"),
         (format!("{old} -o {out} --to hlog"), 1, "it has no histograms of its seconds"),
-        (format!("{run} -o {out}.txt"), 2, "give --to, or -o a name with its ending"),
+        (format!("{run} -o {out}.txt"), 2, "give --to, or -o a name with one of the extensions"),
         (String::new(), 2, "Usage: loadgen report"),
     ] {
         loadgen(&format!("report {flags}")).expect(code).complains(why);

@@ -111,7 +111,7 @@ fn nobody_listening_is_a_failure_that_says_so() {
 
 #[test]
 fn a_host_that_cannot_be_looked_up_is_a_failure() {
-    loadgen("no-such-host.invalid:7777").expect(1).complains("cannot look up no-such-host");
+    loadgen("no-such-host.invalid:7777").expect(1).complains("cannot resolve no-such-host");
 }
 
 #[test]
@@ -154,9 +154,9 @@ fn with_open_files(limit: u32, flags: &str) -> Command {
 #[test]
 fn a_machine_with_few_open_files_has_fewer_clients_and_says_so() {
     let ended = start(with_open_files(400, "-d 300ms -t 1")).wait().expect(0);
-    ended.complains("10000 connections asked for, ").complains("hard limit is 400");
+    ended.complains("10000 connections requested, ").complains("hard limit is 400");
     ended.says("Connections: 10000 asked, ").says("as many as the machine allows");
-    ended.says("Limit: 10000 connections asked for").says("ulimit -Hn");
+    ended.says("Limit: 10000 connections requested").says("ulimit -Hn");
     assert!(!ended.stdout.contains("10000 established"), "{}", ended.stdout);
 }
 
@@ -164,7 +164,7 @@ fn a_machine_with_few_open_files_has_fewer_clients_and_says_so() {
 fn connections_asked_for_that_cannot_be_had_make_the_run_not_valid() {
     let flags = "-c 1000 -d 300ms -t 1 --output-format json";
     let ended = start(with_open_files(400, flags)).wait().expect(4);
-    ended.complains("1000 connections asked for, ").complains("ulimit -Hn");
+    ended.complains("1000 connections requested, ").complains("ulimit -Hn");
     let json = ended.json();
     assert_eq!((&json["verdict"], &json["exit_code"]), (&"under-connected".into(), &4.into()));
     let established = json["connections"]["established"].as_u64().unwrap();

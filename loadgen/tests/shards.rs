@@ -116,7 +116,7 @@ fn a_shard_that_does_not_come_fails_the_run_and_is_named() {
         format!("{} -c 3 -t 1 --barrier 127.0.0.1:{port} --barrier-timeout 4s", server.address);
     let parts = ["0/3", "1/3"].map(|shard| start(program(&format!("{flags} --shard {shard}"))));
     let [first, second] = parts.map(|run| run.wait().expect(1));
-    first.complains("of 3 shards these did not come to the barrier");
+    first.complains("of 3 shards these did not arrive at the barrier");
     first.complains("within 4s: 2 (--barrier-timeout)");
     second.complains("shard 1/3: ");
 }
@@ -135,7 +135,10 @@ fn launchers_are_understood_and_said() {
     assert_eq!(start(command).wait().expect(0).json()["requests_offered"], 40);
     let mut command = program(&flags);
     command.env("PMI_RANK", "4").env("PMI_SIZE", "4");
-    start(command).wait().expect(2).complains("PMI_RANK=4 and PMI_SIZE=4 do not tell the shard");
+    start(command)
+        .wait()
+        .expect(2)
+        .complains("PMI_RANK=4 and PMI_SIZE=4 do not determine the shard");
 }
 
 #[test]

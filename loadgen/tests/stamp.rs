@@ -267,7 +267,7 @@ fn the_report_and_the_page_show_both_directions() {
         &format!("stamp://{address}?stateful=on"),
         "Round trip: min ",
         "Reflector: min ",
-        "Directions: lost 0 there, 0 back, 0 at the end in either; doubled 0 there, 0 back",
+        "Directions: lost 0 there, 0 back, 0 at the end in either; duplicated 0 there, 0 back",
         "Variation there: ",
     ] {
         assert!(text.contains(part), "no {part:?} in\n{text}");

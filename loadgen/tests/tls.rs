@@ -266,7 +266,7 @@ fn a_server_that_closes_or_sends_something_else_is_told_apart() {
         (&b""[..], "the server closed the connection in the TLS handshake"),
         (b"220 mail.test ESMTP\r\n", "the server does not speak TLS"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the server does not speak TLS"),
-        (&[21, 3, 3, 0, 2, 2, 40], "the server has refused the TLS handshake (HandshakeFailure)"),
+        (&[21, 3, 3, 0, 2, 2, 40], "the server has rejected the TLS handshake (HandshakeFailure)"),
     ] {
         let text = refused(&answering(answer));
         assert!(text.contains(part), "{answer:?}: {text}");
@@ -287,7 +287,7 @@ fn a_client_certificate_is_shown_if_the_server_wants_one() {
         run(&format!("{with}&tls-max={version} -c 4 -n 100"));
     }
     let without = refused(&format!("{url}&tls-max=1.2 -c 2 -d 1s"));
-    assert!(without.contains("whether it wants a certificate (cert=, key=)"), "{without}");
+    assert!(without.contains("whether it requires a certificate (cert=, key=)"), "{without}");
     // In TLS 1.3 the client learns of it after its own handshake.
     let json = loadgen(&format!("{url} -c 2 -d 1s --output-format json")).expect(4).json();
     assert_eq!(json["errors"]["tls-alert"], 2, "{json}");

@@ -51,8 +51,8 @@ pub(super) enum Phase {
     /// It accepts nothing yet.
     Waits,
     Serves,
-    /// It accepts nothing more, because another process does. Connections end with the reply that is
-    /// being sent.
+    /// It has stopped accepting, because another process does. Connections end with the reply that
+    /// is being sent.
     Leaves,
 }
 

@@ -99,8 +99,8 @@ impl fmt::Display for HandshakeError {
             HandshakeError::Alert(alert) => {
                 return write!(
                     f,
-                    "the server has refused the TLS handshake ({alert}); check the versions and \
-                     names that it accepts, and whether it wants a certificate (cert=, key=)"
+                    "the server has rejected the TLS handshake ({alert}); check the versions and \
+                     names that it accepts, and whether it requires a certificate (cert=, key=)"
                 );
             }
             HandshakeError::Incompatible(what) => {

@@ -248,7 +248,7 @@ impl fmt::Display for Error {
         match self {
             Error::Target(text) => f.write_str(text),
             Error::Resolve { host, reason } => {
-                write!(f, "cannot look up {host}: {reason}; check the name, or use an address")
+                write!(f, "cannot resolve {host}: {reason}; check the name, or use an address")
             }
             Error::Refused(attempts) => {
                 let what = if attempts.are_unix() { "path" } else { "port" };
@@ -274,17 +274,17 @@ impl fmt::Display for Error {
             Error::CannotStart(text) => write!(f, "cannot start a client loop: {text}"),
             Error::TimedOut => f.write_str("timed out; use a longer time-out, or check the server"),
             Error::SendTimedOut => f.write_str(
-                "the peer read nothing for the send time-out, and the connection was closed",
+                "the peer read nothing within the send time-out, and the connection was closed",
             ),
             Error::ClosedByPeer => f.write_str("the peer has closed the connection"),
             Error::Reset => f.write_str("the connection was reset"),
             Error::PeerLost => f.write_str("the peer no longer responds"),
             Error::TlsTruncated => f.write_str(
-                "the peer's stream ended without the end that TLS has: it may have been cut",
+                "the peer's stream ended without a TLS close_notify: it may be truncated",
             ),
             Error::TlsAlert => f.write_str(
                 "the connection was closed with a TLS alert; if this is right after the start, \
-                 check whether the server wants a client certificate (cert=, key=)",
+                 check whether the server requires a client certificate (cert=, key=)",
             ),
             Error::Failed => f.write_str("the connection failed"),
             Error::FrameTooLarge(error) => {

@@ -113,7 +113,7 @@ impl Ending {
             admin.withdraw();
         }
         if !drain_delay.is_zero() {
-            log::info!("{why}: not ready any more, draining in {drain_delay:?}");
+            log::info!("{why}: no longer ready, draining in {drain_delay:?}");
             let ending = Arc::clone(self);
             let drain = move || {
                 thread::sleep(drain_delay);
@@ -130,7 +130,7 @@ impl Ending {
         self.server.begin_drain(drain_timeout);
         let ending = Arc::clone(self);
         if let Err(failure) = spawn("drain", move || ending.tell_progress()) {
-            log::warn!("{}; the drain goes on", failure.text);
+            log::warn!("{}; the drain continues", failure.text);
         }
     }
 

@@ -232,7 +232,7 @@ impl Listeners {
         }
         let mut spares = slots().skip(self.at_start).filter(|(_, slot)| slot.service == service);
         if service.has_tables() {
-            return upgrade("has memory of its own, which is allocated at start");
+            return upgrade("has its own memory, which is allocated at start");
         }
         if spares.clone().next().is_none() {
             return upgrade("has a service or options that no listener had at start");
@@ -240,7 +240,7 @@ impl Listeners {
         let free = spares.find(|(number, slot)| is_free(*number, slot) && is_left(*number));
         match free {
             Some((number, _)) => Ok(number),
-            None => upgrade("is one more than there is room for"),
+            None => upgrade("exceeds the room for listeners"),
         }
     }
 
@@ -336,7 +336,9 @@ impl Listeners {
         let left = server.remove(&removed, PATIENCE);
         for number in removed {
             let (target, clients) = (self.target(number), server.clients_of(number));
-            log::info!("{why}: not listening on {target} any more; its clients go on: {clients}");
+            log::info!(
+                "{why}: no longer listening on {target}; its clients stay connected: {clients}"
+            );
             if left.contains(&number) {
                 log::warn!("{why}: a worker has not closed {target} yet");
             }
@@ -359,7 +361,7 @@ fn split_wildcards(groups: [&[ListenOn]; 3]) -> Option<String> {
     groups.iter().flatten().filter(wide).find_map(|wide| {
         let narrow = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wide.port());
         let together = group_of(&narrow).is_none_or(|group| Some(group) == group_of(wide));
-        (!together).then(|| format!("{wide} has the clients of IPv4 only without {narrow}"))
+        (!together).then(|| format!("{wide} receives IPv4 clients only without {narrow}"))
     })
 }
 

@@ -253,8 +253,8 @@ fn bind_admin(
     }
     let listener = AdminListener::bind_endpoints(&endpoints).map_err(|error| match error {
         StartError::AddressInUse(endpoint @ Endpoint::Tcp(_)) => Failure::new(format_args!(
-            "cannot listen on {endpoint} (--admin): the address is in use; stop the program that has \
-             it, or give another port (0 takes a free one)"
+            "cannot listen on {endpoint} (--admin): the address is in use; stop the program that \
+             uses it, or give another port (0 takes a free one)"
         )),
         other => Failure::of_start(&other, settings),
     })?;

@@ -136,12 +136,12 @@ impl Reloader {
         let mut all = true;
         for (endpoint, result) in self.ending.server.reload_certificates() {
             match result {
-                Ok(()) => log::info!(
-                    "{why}: new connections to {endpoint} get the certificates as they are now"
-                ),
+                Ok(()) => {
+                    log::info!("{why}: new connections to {endpoint} use the current certificates")
+                }
                 Err(error) => {
                     all = false;
-                    log::error!("{why}: the certificates of {endpoint} stay as they were: {error}");
+                    log::error!("{why}: the certificates of {endpoint} are unchanged: {error}");
                 }
             }
         }
@@ -156,7 +156,7 @@ impl Reloader {
         of_options: Option<&str>,
     ) -> Result<Option<Plan>, String> {
         let why = match of_options {
-            Some(name) => format!("{name} has another value as well, and is for all listeners"),
+            Some(name) => format!("{name} has changed as well, and applies to all listeners"),
             None => match self.listeners.plan(cli, &self.ending.server) {
                 Ok(plan) => return Ok(Some(plan)),
                 Err(NotPlanned::Wrong(text)) => return Err(text),

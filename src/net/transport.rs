@@ -256,7 +256,7 @@ options! {
         /// IPv4 it is 65,507.
         pub max_datagram: u32 = DATAGRAM_BYTES_MAX,
             "max-datagram" = "SIZE", Size(1, DATAGRAM_BYTES_MAX),
-            "longest datagram that is answered";
+            "longest datagram that gets a reply";
         /// How many datagrams from one address are served, on average; over IPv6 from one /64
         /// network. Others are counted and thrown away. Default: `None`, no limit.
         pub source_rate: Option<SourceRate> = None, "source-rate" = "RATE",

@@ -375,7 +375,7 @@ impl<S: Service, L: Layer> Core<S, L> {
         const REASON: CloseReason = CloseReason::AddressLimit;
         if is_due(&mut self.refusal_warned_at, self.now) {
             log::warn!(
-                "refused a connection of {peer}: its address has as many as it may have \
+                "refused a connection of {peer}: its address has reached its limit \
                  (max_connections_per_address); the totals count these as {REASON}"
             );
         }

@@ -108,7 +108,9 @@ fn lines_are_commands_of_a_hub() {
     let output = pipe(&[&target], input.as_bytes());
     let said = String::from_utf8(output.stdout).expect("text");
     let own = said.lines().next().expect("a line").strip_prefix("you are ").expect("its id");
-    for line in [format!("{own} to all: to \\u{{7}} all"), "not sent to 1: it is gone".to_owned()] {
+    for line in
+        [format!("{own} to all: to \\u{{7}} all"), "not sent to 1: it has disconnected".to_owned()]
+    {
         assert!(said.lines().any(|said| said == line), "no {line:?} in {said}");
     }
     assert!(said.lines().any(|line| line.starts_with("clients: ") && line.contains(&id)), "{said}");

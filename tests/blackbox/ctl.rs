@@ -84,7 +84,7 @@ fn each_command_does_what_it_says() {
     let said = call(&["--admin", &at, "message", "--to", id], &token, b"from stdin");
     assert_eq!((said.code, &said.out[..]), (Some(0), "queued 1, refused 0\n"), "{}", said.err);
 
-    assert_eq!(ctl(&daemon, &["stop", "0"]), "listener 0 accepts nothing more\n");
+    assert_eq!(ctl(&daemon, &["stop", "0"]), "listener 0 has stopped accepting\n");
     assert!(ctl(&daemon, &["listeners"]).contains("stopped"));
     assert!(ctl(&daemon, &["status"]).contains("no: accepting is stopped"));
     assert_eq!(ctl(&daemon, &["start", "0"]), "listener 0 accepts again\n");
@@ -110,8 +110,8 @@ fn failures_have_their_exit_code_and_the_remedy() {
         (&["--admin", &at], &[], 2, "Usage"),
         (&["--admin", &at, "stop"], &[], 2, "<LISTENER>"),
         (&["--admin", &at, "message", "x"], &[], 2, "--to <ID>"),
-        (&["--admin", "127.0.0.1:1", "status"], &[], 1, "cannot ask http://127.0.0.1:1: "),
-        (&["--admin", "/nowhere/admin", "status"], &[], 1, "cannot ask unix:///nowhere/admin: "),
+        (&["--admin", "127.0.0.1:1", "status"], &[], 1, "cannot query http://127.0.0.1:1: "),
+        (&["--admin", "/nowhere/admin", "status"], &[], 1, "cannot query unix:///nowhere/admin: "),
         (&["--admin", &at, "stop", "0"], &[], 1, "give it with --token-file FILE"),
         (&["--admin", &at, "--token-file", wrong.path(), "stop", "0"], &[], 1, "wrong token"),
         (&["--admin", &at, "--token-file", "/nowhere/token", "drain"], &[], 1, "/nowhere/token"),

@@ -186,7 +186,7 @@ fn what_needs_an_upgrade_is_named_and_the_rest_is_applied() {
         (own("udp", ""), "has datagrams"),
         (tls, "has TLS"),
         (own("tcp", "?proxy=require"), "has PROXY headers"),
-        (own("hub", ""), "has memory of its own, which is allocated at start"),
+        (own("hub", ""), "has its own memory, which is allocated at start"),
         (own("framed", "?order=big"), "has a service or options that no listener had at start"),
         (own("discard", ""), "has a service or options that no listener had at start"),
         ("fd:name".to_owned(), "fd:name is a socket of the service manager"),
@@ -212,7 +212,7 @@ fn what_needs_an_upgrade_is_named_and_the_rest_is_applied() {
         ),
         (
             format!("max-frame = '1k'\n{}", listen(&[&a, &framed, &udp, &at.to_string()])),
-            "(max-frame has another value as well, and is for all listeners: ".to_owned(),
+            "(max-frame has changed as well, and applies to all listeners: ".to_owned(),
         ),
     ];
     for (text, why) in refusals {
@@ -243,7 +243,7 @@ fn a_wildcard_of_one_family_is_neither_added_to_nor_taken_from_that_of_the_other
     // One that is free at every address.
     let port = TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
     let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
-    let why = format!("([::]:{port} has the clients of IPv4 only without 0.0.0.0:{port}: ");
+    let why = format!("([::]:{port} receives IPv4 clients only without 0.0.0.0:{port}: ");
     for (start, then) in [
         (vec![&v4[..], &v6], vec![&v6[..]]),
         (vec![&v4[..], &v6], vec![&v4[..]]),
@@ -290,7 +290,7 @@ fn without_ipv6_a_reload_leaves_out_the_same_wildcard_as_a_start() {
     // Alone it has the clients of IPv4, for which it is too late.
     file.write(&listen(&[&first, &v6]));
     let line = daemon.reload();
-    assert!(line.contains(&format!("{v6} has the clients of IPv4 only without {v4}")), "{line}");
+    assert!(line.contains(&format!("{v6} receives IPv4 clients only without {v4}")), "{line}");
     assert_eq!(targets(&daemon).len(), 2, "{:?}", targets(&daemon));
     file.write(&listen(&[&first]));
     assert!(!daemon.reload().contains("needs a restart"));
@@ -308,10 +308,10 @@ fn the_certificate_of_a_listener_that_was_removed_is_not_read_any_more() {
     // As long as it listens, its certificate is missed.
     file.write(&format!("linger = '3m'\n{}", listen(&[&a, &tls])));
     daemon.reload();
-    assert_eq!(daemon.lines_with("stay as they were").len(), 1);
+    assert_eq!(daemon.lines_with("are unchanged").len(), 1);
     file.write(&format!("linger = '3m'\n{}", listen(&[&a])));
     assert!(daemon.reload().starts_with("reloaded, "));
-    assert_eq!(daemon.lines_with("stay as they were").len(), 1, "it is gone");
+    assert_eq!(daemon.lines_with("are unchanged").len(), 1, "it is gone");
 }
 
 #[test]

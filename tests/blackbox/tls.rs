@@ -590,8 +590,8 @@ except ssl.SSLError as error: print(error.reason)
     fs::copy(directory.file("cert.pem"), directory.file("old.pem")).expect("copying");
     fs::copy(directory.file("new.key"), directory.file("key.pem")).expect("copying");
     daemon.signal(Signal::HUP);
-    eventually("it is logged", || daemon.lines_with("stay as they were").len() == 1);
-    let line = &daemon.lines_with("stay as they were")[0];
+    eventually("it is logged", || daemon.lines_with("are unchanged").len() == 1);
+    let line = &daemon.lines_with("are unchanged")[0];
     assert!(line.contains("ERROR") && line.contains("not the key of the certificate"), "{line}");
     assert_eq!(trusted("old.pem"), "yes\n");
     ping("between\n");
@@ -599,7 +599,7 @@ except ssl.SSLError as error: print(error.reason)
     // Two lines for signals are at least 100 ms apart.
     thread::sleep(Duration::from_millis(200));
     daemon.signal(Signal::HUP);
-    eventually("it is logged", || daemon.lines_with("get the certificates as they are").len() == 1);
+    eventually("it is logged", || daemon.lines_with("use the current certificates").len() == 1);
     assert_eq!(
         (&trusted("new.pem")[..], &trusted("old.pem")[..]),
         ("yes\n", "CERTIFICATE_VERIFY_FAILED\n")

@@ -287,7 +287,7 @@ fn an_abstract_name_is_served_and_taken_once() {
     assert_eq!(talk(client, b"hello"), b"hello");
     let (code, _, stderr) = run_to_end("true", &["--listen", &url]);
     assert_eq!(code, FAILED);
-    assert!(stderr.contains("a program has this socket"), "{stderr}");
+    assert!(stderr.contains("a program listens there"), "{stderr}");
     daemon.finish();
     assert!(UnixStream::connect_addr(&address).is_err());
 }

@@ -18,9 +18,9 @@ use crate::units;
 #[command(next_help_heading = "Load")]
 pub struct LoadArgs {
     /// Open loop: requests per second (0.2, 10k), or per minute or hour (6/m, 90/h), over all
-    /// connections together, sent on schedule whether or
-    /// not earlier ones have their replies; latency counts from the scheduled time [default: closed
-    /// loop, each connection sends again when it has its reply]
+    /// connections together, sent on schedule whether or not earlier ones have their replies;
+    /// latency counts from the scheduled time [default: closed loop, each connection sends its next
+    /// request when it has its reply]
     #[arg(
         short = 'R',
         visible_short_alias = 'q',
@@ -30,7 +30,7 @@ pub struct LoadArgs {
     )]
     pub rate: Option<Rate>,
 
-    /// Open loop with rates that change: TIME:RATE or TIME:FROM-TO for each stage, as in
+    /// Open loop with changing rates: TIME:RATE or TIME:FROM-TO for each stage, as in
     /// 10s:1k,20s:1k-5k; the run lasts for all stages unless -d is given
     #[arg(long, value_name = "STAGES", conflicts_with = "rate")]
     pub stages: Option<Stages>,
@@ -41,8 +41,8 @@ pub struct LoadArgs {
     #[arg(long, value_name = "OBJECTIVE", conflicts_with = "stages")]
     pub search: Option<Objective>,
 
-    /// How the requests of an open loop follow each other: at equal intervals, or like those of
-    /// many independent users [default: const]
+    /// Spacing of the requests of an open loop: equal intervals, or like those of many independent
+    /// users [default: const]
     #[arg(long, value_name = "SPACING", value_enum)]
     pub arrivals: Option<Spacing>,
 
@@ -64,7 +64,7 @@ pub struct LoadArgs {
     #[arg(short, long, value_name = "TIME", value_parser = units::duration)]
     pub warmup: Option<Duration>,
 
-    /// Connections to begin per second, all threads together [default: as fast as possible]
+    /// Connections to start per second, over all threads [default: as fast as possible]
     #[arg(long, value_name = "RATE", value_parser = units::positive)]
     pub connect_rate: Option<u64>,
 
@@ -73,14 +73,13 @@ pub struct LoadArgs {
     #[arg(long, value_name = "N|TIME")]
     pub lifetime: Option<Lifetime>,
 
-    /// Begin a connection anew when the server has closed it; it is not lost if no reply was owed
-    /// [default: it is lost, and the run goes on without it]
+    /// Reopen a connection that the server has closed; it counts as lost only if a reply was
+    /// outstanding [default: it is lost, and the run continues without it]
     #[arg(long)]
     pub reconnect: bool,
 
-    /// Never sleep: each thread polls for events all the time, so that wake-up latency does not
-    /// affect the measurement, and uses a whole processor; a server that loadgen starts does the
-    /// same
+    /// Never sleep: each thread polls for events all the time and uses a whole processor, so that
+    /// wake-up latency does not affect the measurement; a server that loadgen starts does the same
     #[arg(long)]
     pub busy_poll: bool,
 
@@ -91,7 +90,7 @@ pub struct LoadArgs {
     pub source_ip: Vec<Source>,
 
     /// Begin each connection with a header of the PROXY protocol, version v1 or v2, as a proxy does:
-    /// each connection pretends to be another client
+    /// each connection appears to be a different client
     #[arg(long, value_name = "VERSION", value_parser = proxy_version)]
     pub proxy_protocol: Option<ProxyVersion>,
 
@@ -100,7 +99,7 @@ pub struct LoadArgs {
     #[arg(long, value_name = "IP|CIDR", requires = "proxy_protocol")]
     pub proxy_source: Option<Source>,
 
-    /// Rude clients beside the measured ones, KIND:NUMBER for each kind: idle, slow-reader,
+    /// Rude clients in addition to the measured ones, KIND:NUMBER for each kind: idle, slow-reader,
     /// half-close, reset, trickle, as in idle:5000,reset:10
     #[arg(long = "with", value_name = "CLIENTS")]
     pub rude: Option<RudeClients>,

@@ -14,15 +14,15 @@ use crate::units;
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Several machines")]
 pub struct MachinesArgs {
-    /// Part I of N of a run that N processes make together, counted from 0: -c, -n, -R,
-    /// --connect-rate and --with are divided [default: what srun, a Slurm array, MPI or a Kubernetes
-    /// Indexed Job has set; otherwise the whole run]
+    /// Part I, counted from 0, of a run of N processes: -c, -n, -R, --stages, --connect-rate and
+    /// --with are divided [default: the part that srun, a Slurm array, MPI or a Kubernetes Indexed
+    /// Job sets; otherwise the whole run]
     #[arg(long, value_name = "I/N")]
     pub shard: Option<Shard>,
 
-    /// Let all shards begin to measure at the same time: shard 0 listens at HOST:PORT until all
-    /// others have connected, and compares their clocks with its own; or all meet by files in an
-    /// empty directory that they share (a path with a slash), which needs clocks that agree
+    /// Start the measurement of all shards at the same time: shard 0 listens at HOST:PORT until all
+    /// others have connected, and compares their clocks with its own; or all synchronize by files
+    /// in an empty directory that they share (a path with a slash), which needs clocks that agree
     #[arg(long, value_name = "HOST:PORT|DIRECTORY")]
     pub barrier: Option<BarrierPlace>,
 
@@ -30,8 +30,8 @@ pub struct MachinesArgs {
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = units::duration)]
     pub barrier_timeout: Duration,
 
-    /// Begin to measure at this time, when all connections are established: 2026-11-29T12:00:00Z, or
-    /// @SECONDS since 1970 [default: as soon as they are]
+    /// Start to measure at this time: 2026-11-29T12:00:00Z, or @SECONDS since 1970 [default: when
+    /// all connections are established]
     #[arg(long, value_name = "TIME", conflicts_with = "barrier")]
     pub start_at: Option<StartAt>,
 }

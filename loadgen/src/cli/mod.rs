@@ -53,8 +53,8 @@ pub struct RunArgs {
 }
 
 const AFTER_HELP: &str = "\
-Other commands: loadgen ab A B (how much slower is B than A?), loadgen calibrate (what this machine
-can do at most), loadgen compare A.json B.json, loadgen merge A.json B.json ..., loadgen report
+Other commands: loadgen ab A B (how much slower is B than A?), loadgen calibrate (the highest rates
+of this machine), loadgen compare A.json B.json, loadgen merge A.json B.json ..., loadgen report
 A.json ... -o FILE (from reports written with --output-format json), loadgen link (an emulated
 link: delay, loss, a rate).
 

@@ -15,7 +15,9 @@ impl FromStr for Objective {
         let help = || format!("'{text}': write it like p99:1ms");
         let (metric, limit) = text.split_once(':').ok_or_else(help)?;
         match metric.trim() {
-            "rate" | "errors" => Err(format!("{}: the rate is what is searched for", help())),
+            "rate" | "errors" => {
+                Err(format!("{}: the search varies the rate, so use a latency", help()))
+            }
             metric => slo::parse(&format!("{metric}<{limit}")).map(Objective),
         }
     }
@@ -33,7 +35,7 @@ mod tests {
         let reasons = [
             ("p99", "write it like p99:1ms"),
             ("p99<1ms", "write it like p99:1ms"),
-            ("rate:10k", "is what is searched for"),
+            ("rate:10k", "the search varies the rate"),
             ("p99:1", "unit"),
             ("p101:1ms", "not between"),
             ("p99:0ms", "cannot be met"),

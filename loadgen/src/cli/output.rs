@@ -21,7 +21,7 @@ pub struct OutputArgs {
     #[arg(short = 'U', long)]
     pub uncorrected: bool,
 
-    /// Print everything that was measured, under headings: what the verdict rests on, service time
+    /// Print everything that was measured, under headings: the basis of the verdict, service time
     /// and lags, fairness, connects, processor time, and more
     #[arg(long)]
     pub details: bool,

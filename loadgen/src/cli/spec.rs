@@ -20,7 +20,7 @@ pub struct RunSpec {
     #[arg(value_name = "TARGET")]
     pub targets: Vec<Target>,
 
-    /// Connections at once [default: 10000 without a target, 100 with one]
+    /// Concurrent connections [default: 10000 without a target, 100 with one]
     #[arg(short, long, value_name = "N", value_parser = units::positive)]
     pub connections: Option<u64>,
 
@@ -32,16 +32,17 @@ pub struct RunSpec {
     #[arg(short, long, value_name = "TIME", value_parser = units::duration)]
     pub duration: Option<Duration>,
 
-    /// Requests to send in all; then the run ends
+    /// Requests to send in total; then the run ends
     #[arg(short = 'n', long, value_name = "N", value_parser = units::positive)]
     pub requests: Option<u64>,
 
-    /// Time-out of a connect, and of a reply; a connection that exceeds it is closed and counted
+    /// Time-out of a connect and of a reply; loadgen closes a connection that exceeds it, and
+    /// counts it as lost
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     pub timeout: Duration,
 
-    /// Seed of the payload, sizes and arrivals; it repeats a run byte for byte [default: a new one
-    /// each time; 1 for a shard]
+    /// Seed of the payload, sizes and arrivals; the same seed repeats a run byte for byte [default:
+    /// a new one each time; 1 for a shard]
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
 

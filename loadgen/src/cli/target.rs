@@ -86,7 +86,7 @@ impl FromStr for Target {
         let spec: Spec = text.parse().map_err(|error| format!("{error}; {GRAMMAR}"))?;
         if let ServiceOptions::Discard | ServiceOptions::Chargen = spec.service {
             let name = spec.service.name();
-            return Err(format!("{name} sends nothing back that can be timed; {GRAMMAR}"));
+            return Err(format!("{name} returns nothing that can be timed; {GRAMMAR}"));
         }
         let tls = spec.transport.tls().cloned();
         let address = match (spec.address.as_str(), text.contains("://")) {
@@ -167,7 +167,7 @@ fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last): (u16, u16) = (port(first)?, port(last)?);
     match first <= last {
         true => Ok(first..=last),
-        false => Err(format!("'{text}' has its ends in the wrong order: write it like 7001-7010")),
+        false => Err(format!("'{text}' is in the wrong order: write it like 7001-7010")),
     }
 }
 
@@ -323,13 +323,13 @@ mod tests {
             ("udp://", "starts no server for udp"),
             ("udp://host", "no port"),
             ("framed+udp://host:1", "framed needs a stream"),
-            ("discard+udp://host:1", "nothing back"),
+            ("discard+udp://host:1", "returns nothing"),
             ("unix://", "path of the Unix socket is missing"),
-            ("discard+unix:///e", "nothing back"),
+            ("discard+unix:///e", "returns nothing"),
             ("unix:/tmp/socket", "not a port"),
             ("http://host:1", "not a service"),
-            ("discard://host:1", "nothing back"),
-            ("chargen://", "nothing back"),
+            ("discard://host:1", "returns nothing"),
+            ("chargen://", "returns nothing"),
             ("framed://host:1?after=keep", "option of message"),
             ("localhost", "no port"),
             ("7777", "no port"),

@@ -42,9 +42,9 @@ use crate::view::terminal;
 /// Finds the highest rates of the generator on this machine, in a closed and in an open loop, and
 /// the lowest latency that it can measure.
 ///
-/// The calibration is made against a server that loadgen starts, and kept in a file; later reports
-/// show how much of the rates they used. Run it on a quiet machine; it uses all processors for a
-/// few seconds.
+/// loadgen calibrates against a server that it starts, and saves the result in a file. Later
+/// reports show how much of these rates they used. Run it on a quiet machine; it uses all
+/// processors for a few seconds.
 #[derive(Parser, Debug)]
 #[command(name = "loadgen calibrate", bin_name = "loadgen calibrate", version)]
 pub struct CalibrateArgs {
@@ -52,7 +52,7 @@ pub struct CalibrateArgs {
     #[arg(short, long, value_name = "TIME", default_value = "5s", value_parser = units::duration)]
     duration: Duration,
 
-    /// Connections at once
+    /// Concurrent connections
     #[arg(short, long, value_name = "N", default_value = "100", value_parser = units::positive)]
     connections: u64,
 
@@ -77,7 +77,7 @@ pub struct CalibrateArgs {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Write a page with what was found, too
+    /// Also write a page with the results
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -300,8 +300,8 @@ fn render(found: &Calibration) -> String {
     let waiting = found.closed_loop.generator_waiting_ratio;
     if waiting > WAITING_MAX {
         line(format!(
-            "Note: the generator waited for processors {:.0} % of the time: others use this \
-             machine, and a quiet one does more",
+            "Note: the generator waited for processors {:.0} % of the time: other programs use \
+             this machine, and a quiet machine reaches higher rates",
             waiting * 100.0
         ));
     }

@@ -22,7 +22,7 @@ use crate::units::time_text;
 /// runs with several others (--against).
 ///
 /// The percentiles come from the histograms in the files. Two runs do not show how much the figures
-/// vary by themselves. Five of each do: the differences then have intervals.
+/// vary by chance. With five of each, the differences have intervals.
 #[derive(Parser, Debug)]
 #[command(name = "loadgen compare", bin_name = "loadgen compare", version)]
 pub struct CompareArgs {
@@ -31,7 +31,7 @@ pub struct CompareArgs {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// The reports to compare with those: compare before*.json --against after*.json
+    /// The reports to compare with the first ones: compare before*.json --against after*.json
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub against: Vec<PathBuf>,
 

@@ -183,7 +183,7 @@ fn no_connection(plan: &Plan, records: &Records) -> Failure {
     // The text of these has the remedy.
     let of_tls = handshakes.map(|(error, count)| (*count, error.to_string(), ""));
     let commonest = of_system.chain(of_tls).max_by_key(|(count, ..)| *count);
-    let reason = commonest.map_or("nothing was tried".into(), |(count, error, remedy)| {
+    let reason = commonest.map_or("no attempt was made".into(), |(count, error, remedy)| {
         format!("{error} ({count} of {} attempts){remedy}", plan.connections)
     });
     let targets = plan.targets_text();

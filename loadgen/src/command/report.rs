@@ -26,7 +26,7 @@ pub struct ReportArgs {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Form of the output [default: by the ending of -o]
+    /// Form of the output [default: by the file name extension of -o]
     #[arg(long, value_name = "FORM", value_enum)]
     to: Option<ReportForm>,
 }
@@ -77,7 +77,8 @@ impl ReportArgs {
                 .filter_map(|form| Some(form.to_possible_value()?.get_name().to_string()))
                 .collect();
             let forms = forms.join(", ");
-            let text = format!("which form: give --to, or -o a name with its ending ({forms})");
+            let text =
+                format!("unknown form: give --to, or -o a name with one of the extensions {forms}");
             Failure::Usage(text)
         })
     }
@@ -89,7 +90,7 @@ impl ReportArgs {
         };
         match self.files.iter().find(|file| files::are_one(file, output)) {
             Some(file) => {
-                let text = format!("{} is read and written: give two names", file.display());
+                let text = format!("{} is both input and output: give two names", file.display());
                 Err(Failure::Usage(text))
             }
             None => Ok(()),
@@ -129,7 +130,7 @@ fn only<'a>(
 ) -> Result<&'a (String, SavedResult), Failure> {
     match results {
         [one] => Ok(one),
-        _ => Err(Failure::Usage(format!("{what} is that of one result: give one file"))),
+        _ => Err(Failure::Usage(format!("{what} needs a single result: give one file"))),
     }
 }
 
@@ -162,14 +163,14 @@ mod tests {
         }
         for text in ["a.json", "a.json -o b", "a.json -o -", "a.json -o b.txt", "a.json -o .csv"] {
             let error = args(text).form().expect_err(text);
-            assert!(error.to_string().contains("with its ending ("), "{text}: {error}");
+            assert!(error.to_string().contains("with one of the extensions html, "), "{text}: {error}");
         }
     }
 
     #[test]
     fn what_is_read_is_not_replaced() {
         let error = args("a.json Cargo.toml --to csv -o ./Cargo.toml").check_output();
-        let text = "Cargo.toml is read and written: give two names";
+        let text = "Cargo.toml is both input and output: give two names";
         assert_eq!(error, Err(Failure::Usage(text.into())));
         assert_eq!(args("Cargo.toml -o -").check_output(), Ok(()));
     }

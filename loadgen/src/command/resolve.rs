@@ -72,13 +72,13 @@ fn resolve_by(
                 _ if interrupted.load(Relaxed) => return Err(Failure::Interrupted),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
                 Err(_) => {
-                    let text = format!("cannot look up {name}: no answer within {timeout:?}");
+                    let text = format!("cannot resolve {name}: no reply within {timeout:?}");
                     return Err(Failure::Setup(text));
                 }
             }
         };
         let addresses =
-            addresses.map_err(|error| Failure::Setup(format!("cannot look up {name}: {error}")))?;
+            addresses.map_err(|error| Failure::Setup(format!("cannot resolve {name}: {error}")))?;
         known.insert(name, reachable(addresses, sources));
     }
     let mut resolved = Resolved::default();
@@ -197,7 +197,7 @@ mod tests {
         let short = Duration::from_millis(50);
         let error = resolve_by(slow, &targets(&["name:1"]), &[], short, &NO_SIGNAL);
         let text = error.expect_err("no answer").to_string();
-        assert_eq!(text, "cannot look up name: no answer within 50ms");
+        assert_eq!(text, "cannot resolve name: no reply within 50ms");
         let signal = AtomicBool::new(true);
         let error = resolve_by(slow, &targets(&["name:1"]), &[], 100 * SECOND, &signal);
         assert_eq!(error, Err(Failure::Interrupted));

@@ -52,7 +52,7 @@ fn check(sets: &[Vec<Part>; 2], anyway: bool) -> Result<(), Failure> {
         for (nth, part) in set.iter().enumerate() {
             if let Some(same) = set[..nth].iter().find(|other| part.is_the_result_of(other)) {
                 let text =
-                    format!("{} and {} are one result: give each once", same.name, part.name);
+                    format!("{} and {} are the same result: give it once", same.name, part.name);
                 return Err(Failure::Setup(text));
             }
         }
@@ -131,7 +131,7 @@ fn render(summary: &ComparisonSummary) -> String {
     summary.figures.iter().for_each(|figure| line(format!("  {}", figure.line())));
     line(short("Second - first", &summary.figures));
     if summary.figures.iter().any(|figure| figure.ratio_low.is_none()) {
-        line(format!("An interval takes {SET_MIN} files of each at least"));
+        line(format!("An interval needs at least {SET_MIN} files of each"));
     }
     if !summary.settings_differ.is_empty() {
         line(format!("Settings differ: {}", summary.settings_differ.join(", ")));
@@ -189,7 +189,7 @@ pub mod tests {
         let (summary, exit) = of(4, "p50>+50us");
         assert_eq!((exit, summary.conditions[0].more_needed), (Exit::NotDecided, Some(1)));
         let text = render(&summary);
-        assert!(text.contains("An interval takes 5 files of each at least\n"), "{text}");
+        assert!(text.contains("An interval needs at least 5 files of each\n"), "{text}");
         assert!(text.contains("; about 1 more files of each decide it if"), "{text}");
         assert!(text.contains("\nSecond - first: p50 +100."), "{text}");
         assert!(text.contains("\nSecond: b203 b202 b201 b200\n"), "{text}");
@@ -221,7 +221,7 @@ pub mod tests {
     fn a_file_given_twice_and_other_kinds_are_refused() {
         let twice = [set("a", [100, 100].into_iter()), set("b", 200..201)];
         let error = check(&twice, false).expect_err("refused").to_string();
-        assert_eq!(error, "a100 and a100 are one result: give each once");
+        assert_eq!(error, "a100 and a100 are the same result: give it once");
         let mut framed = run_of(200);
         let plan = std::sync::Arc::make_mut(&mut framed.plan);
         plan.service = crate::report::tests::plan("framed://127.0.0.1:7 -c 2").service;

@@ -178,8 +178,8 @@ impl Barrier {
         let at = (&address.host[..], address.port);
         let listener = TcpListener::bind(at).map_err(|error| {
             format!(
-                "shard 0 cannot listen at the barrier {address}: {error}: it is an address of \
-                 the machine of shard 0, with a free port"
+                "shard 0 cannot listen at the barrier {address}: {error}: use an address of the \
+                 machine of shard 0, with a free port"
             )
         })?;
         listener.set_nonblocking(true).map_err(|error| format!("barrier {address}: {error}"))?;
@@ -237,10 +237,10 @@ impl Barrier {
         let count = self.shard.count;
         match shard {
             _ if shard.count != count => Err(format!("this is a run of {count} shards")),
-            Shard { index: 0, .. } => Err("shard 0 is the one that listens".into()),
+            Shard { index: 0, .. } => Err("shard 0 listens and does not connect".into()),
             _ if seed != self.seed => Err(format!("the seed of this run is {}", self.seed)),
             _ if guests.iter().any(|guest| guest.shard == shard) => {
-                Err(format!("shard {shard} is there already"))
+                Err(format!("shard {shard} has already connected"))
             }
             _ => Ok(shard),
         }
@@ -257,7 +257,9 @@ impl Barrier {
         let (shard, address) = (self.shard, &self.address);
         let mut lines = self.connect()?;
         let failed = |error: io::Error| {
-            format!("shard {shard}: the barrier at {address} has ended without a begin: {error}")
+            format!(
+                "shard {shard}: the barrier at {address} has closed without a start time: {error}"
+            )
         };
         lines.write(&format!("{HELLO} {shard} {}", self.seed)).map_err(failed)?;
         loop {
@@ -279,13 +281,13 @@ impl Barrier {
                     lines.write(&unix_ns(SystemTime::now()).to_string()).map_err(failed)?;
                 }
                 Some(("refused", why)) => {
-                    return Err(format!("shard {shard}: refused at the barrier {address}: {why}"));
+                    return Err(format!("shard {shard}: rejected at the barrier {address}: {why}"));
                 }
                 Some(("begin", numbers)) => {
                     let begin = parse_begin(numbers);
                     return begin.ok_or_else(|| format!("shard {shard}: no time in '{line}'"));
                 }
-                _ => return Err(format!("shard {shard}: at {address} is no barrier")),
+                _ => return Err(format!("shard {shard}: there is no barrier at {address}")),
             }
         }
     }
@@ -304,7 +306,7 @@ impl Barrier {
                 Err(_) if Instant::now() < self.deadline => thread::sleep(RETRY),
                 Err(error) => {
                     return Err(format!(
-                        "shard {}: shard 0 was not at the barrier {address} within {:?} \
+                        "shard {}: shard 0 did not listen at the barrier {address} within {:?} \
                          (--barrier-timeout): {error}",
                         self.shard, self.timeout
                     ));
@@ -346,7 +348,7 @@ pub fn who_is_missing(
         names.push(format!("{} more", missing.len() - NAMED));
     }
     format!(
-        "of {count} shards these did not come to the barrier {place} within {timeout:?}: {} \
+        "of {count} shards these did not arrive at the barrier {place} within {timeout:?}: {} \
          (--barrier-timeout)",
         names.join(", ")
     )
@@ -431,7 +433,10 @@ mod tests {
         assert_eq!(say("GET / HTTP/1.1\r\n"), "refused not a shard of this version of loadgen\n");
         assert_eq!(say("no end of a line"), "");
         assert_eq!(say("echopool-barrier 1 1/4 1\n"), "refused this is a run of 3 shards\n");
-        assert_eq!(say("echopool-barrier 1 0/3 1\n"), "refused shard 0 is the one that listens\n");
+        assert_eq!(
+            say("echopool-barrier 1 0/3 1\n"),
+            "refused shard 0 listens and does not connect\n"
+        );
         assert_eq!(say("echopool-barrier 1 1/3 2\n"), "refused the seed of this run is 1\n");
         let second = spawn(barrier(&address, 1, 3, 60));
         let twice = loop {
@@ -441,7 +446,7 @@ mod tests {
                 break twice;
             }
         };
-        assert_eq!(twice, "refused shard 1/3 is there already\n");
+        assert_eq!(twice, "refused shard 1/3 has already connected\n");
         let third = spawn(barrier(&address, 2, 3, 60));
         for thread in [first, second, third] {
             assert!(thread.join().expect("no panic").is_ok());
@@ -453,11 +458,11 @@ mod tests {
         let address = address();
         let second = spawn(barrier(&address, 1, 4, 60));
         let error = spawn(barrier(&address, 0, 4, 1)).join().expect("no panic").expect_err("two");
-        assert!(error.contains("of 4 shards these did not come"), "{error}");
+        assert!(error.contains("of 4 shards these did not arrive"), "{error}");
         assert!(error.contains("within 1s: 2, 3 (--barrier-timeout)"), "{error}");
         let error = second.join().expect("no panic").expect_err("shard 0 has gone");
         assert!(error.starts_with("shard 1/4: the barrier at 127.0.0.1:"), "{error}");
         let error = barrier(&address, 2, 4, 0).wait().expect_err("nobody listens");
-        assert!(error.contains("shard 2/4: shard 0 was not at the barrier"), "{error}");
+        assert!(error.contains("shard 2/4: shard 0 did not listen at the barrier"), "{error}");
     }
 }

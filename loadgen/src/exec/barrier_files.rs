@@ -80,13 +80,13 @@ impl FileBarrier {
         };
         made.map(drop).map_err(|(path, error)| {
             let why = match error.kind() {
-                io::ErrorKind::AlreadyExists => "it is there from another run: use an empty \
+                io::ErrorKind::AlreadyExists => "it exists from another run: use an empty \
                                                  directory for each run"
                     .to_string(),
                 _ => error.to_string(),
             };
             format!(
-                "shard {}: cannot make the file of the barrier {}: {why}",
+                "shard {}: cannot create the barrier file {}: {why}",
                 self.shard,
                 path.display()
             )
@@ -230,7 +230,7 @@ mod tests {
         }
         let first = spawn(&directory, 0, 4, 1);
         let error = first.join().unwrap().expect_err("two are missing");
-        assert!(error.contains("of 4 shards these did not come"), "{error}");
+        assert!(error.contains("of 4 shards these did not arrive"), "{error}");
         assert!(error.contains("within 1s: 2, 3 (--barrier-timeout)"), "{error}");
         let error = second.join().unwrap().expect_err("it did not open");
         assert!(error.starts_with("shard 1/4: the barrier at "), "{error}");

@@ -108,7 +108,7 @@ impl LocalServer {
         match ready.recv_timeout(START_TIMEOUT) {
             Ok(address) => address,
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                Err(format!("it said nothing for {} s", START_TIMEOUT.as_secs()))
+                Err(format!("it printed nothing for {} s", START_TIMEOUT.as_secs()))
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => Err(match self.wait(END_TIMEOUT) {
                 Some(status) => format!("it ended before it listened ({status})"),

@@ -149,7 +149,7 @@ impl fmt::Display for BacklogShort {
         let BacklogShort { begun, held } = self;
         write!(
             f,
-            "up to {begun} connections are begun at once, and a listen backlog of this machine \
+            "up to {begun} connections start at once, and a listen backlog of this machine \
              holds at most {held} (net.core.somaxconn); the others are retried after a second: \
              raise it (sysctl -w net.core.somaxconn=4096, before the server starts), or begin \
              fewer at a time (--connect-rate)"
@@ -169,7 +169,7 @@ impl fmt::Display for Shortfall {
                 };
                 write!(
                     f,
-                    "{asked} asked for, {possible} possible: they need {needed} open \
+                    "{asked} requested, {possible} possible: they need {needed} open \
                      files in a process{beside}, and the hard limit is {hard}; raise it \
                      (ulimit -Hn {needed} as root, LimitNOFILE={needed} in a systemd unit"
                 )?;
@@ -180,7 +180,7 @@ impl fmt::Display for Shortfall {
             }
             Limit::LocalPorts { each, sources, targets } => write!(
                 f,
-                "{asked} asked for, {possible} possible: {sources} source \
+                "{asked} requested, {possible} possible: {sources} source \
                  address(es) with {each} ports each for each of {targets} target(s); widen \
                  net.ipv4.ip_local_port_range, give more addresses of this machine (--source-ip, \
                  repeated), or more ports of the server (host:7001-7010)"

@@ -63,7 +63,7 @@ pub(super) fn shard(
     if shard.is_whole() {
         return match spec.machines.barrier {
             Some(_) => {
-                Err(Failure::Usage("--barrier is for the shards of a run: give --shard".into()))
+                Err(Failure::Usage("--barrier is for a run of several shards: give --shard".into()))
             }
             None => Ok(()),
         };
@@ -83,7 +83,7 @@ pub(super) fn shard(
     };
     let all = threads * shard.count;
     if connections < all {
-        let text = format!("-c {connections} is too few for {all} threads in all");
+        let text = format!("-c {connections} is too few for {all} threads in total");
         return usage(&text);
     }
     if spec.requests.is_some_and(|requests| requests < shard.count) {
@@ -130,9 +130,9 @@ pub(super) fn datagrams(spec: &RunSpec, service: &ServiceOptions) -> Result<(), 
     ];
     match flags.iter().find(|(given, _)| *given) {
         None => Ok(()),
-        Some((_, flag)) => Err(Failure::Usage(format!(
-            "{flag} is about connections, and over udp there are none: omit it"
-        ))),
+        Some((_, flag)) => {
+            Err(Failure::Usage(format!("{flag} applies to connections, and udp has none: omit it")))
+        }
     }
 }
 

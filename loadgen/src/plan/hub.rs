@@ -50,7 +50,7 @@ impl HubPlan {
         if senders + never_read > connections {
             return usage(format!(
                 "--senders {senders} and --never-read {never_read} are more than -c \
-                 {connections}: those that send have to read"
+                 {connections}: senders must also read"
             ));
         }
         if senders * connections > PAIRS_MAX {

@@ -1,4 +1,4 @@
-//! The clients that a run pretends to be behind a proxy: `--proxy-protocol`.
+//! The clients behind a proxy that a run simulates: `--proxy-protocol`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,9 +1,9 @@
 //! A run on several machines: each process drives a part of the connections, the *shard*, so that
 //! all together do what one process would do.
 //!
-//! The threads of all shards are numbered through, and a thread's connections, requests, arrivals
-//! and payload follow from its number alone. So eight shards of one thread send exactly what one
-//! process with eight threads sends.
+//! The threads of all shards are numbered consecutively, and a thread's connections, requests,
+//! arrivals and payload follow from its number alone. So eight shards of one thread send exactly
+//! what one process with eight threads sends.
 
 use std::fmt;
 use std::str::FromStr;
@@ -104,7 +104,7 @@ const LAUNCHERS: [(&str, &str); 5] = [
 /// without a launcher, and if it has started one process only.
 ///
 /// # Errors
-/// The variables of a launcher do not tell the shard.
+/// The variables of a launcher do not determine the shard.
 pub fn of_environment(
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<(Shard, &'static str)>, String> {
@@ -118,8 +118,8 @@ pub fn of_environment(
         let text = nth.map_or("?".to_owned(), |nth| format!("{nth}/{}", all.trim()));
         let shard = text.parse().map_err(|_: String| {
             format!(
-                "{index}={} and {count}={} do not tell the shard: give --shard I/N, or --shard 0/1 \
-                 for a run of this process alone",
+                "{index}={} and {count}={} do not determine the shard: give --shard I/N, or \
+                 --shard 0/1 for a run of this process alone",
                 variable(index).unwrap_or_default(),
                 all
             )

@@ -321,10 +321,10 @@ fn what_shards_cannot_do_is_refused_with_the_remedy() {
     for (flags, reason) in [
         ("--shard 1/4 -t 1", "shard 1/4: give the target"),
         ("--shard 1/4 127.0.0.1:7", "give the number of threads (-t), the same in every shard"),
-        ("--shard 1/4 127.0.0.1:7 -t 2 -c 7", "-c 7 is too few for 8 threads in all"),
+        ("--shard 1/4 127.0.0.1:7 -t 2 -c 7", "-c 7 is too few for 8 threads in total"),
         ("--shard 1/4 127.0.0.1:7 -t 1 -n 3", "-n is less than the number of shards"),
         ("--shard 1/4 hub://127.0.0.1:7 -t 1", "a hub's clients must be in one process"),
-        ("--barrier localhost:7", "--barrier is for the shards of a run: give --shard"),
+        ("--barrier localhost:7", "--barrier is for a run of several shards: give --shard"),
         ("--shard 1/4 127.0.0.1:7 -t 1 --search p99:1ms", "--search needs one process"),
     ] {
         let error = plan_on(&machine(), flags).expect_err(flags).to_string();
@@ -332,7 +332,7 @@ fn what_shards_cannot_do_is_refused_with_the_remedy() {
     }
     let small = Machine { open_files_max: 1_024, ..machine() };
     let error = plan_on(&small, "--shard 1/2 127.0.0.1:7 -t 1 -c 10k").expect_err("too many");
-    assert!(error.to_string().starts_with("shard 1/2: 5000 connections asked for"), "{error}");
+    assert!(error.to_string().starts_with("shard 1/2: 5000 connections requested"), "{error}");
     assert!(plan_on(&machine(), "--shard 0/1").is_ok(), "a shard that is the whole run");
 }
 

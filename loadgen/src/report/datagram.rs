@@ -31,7 +31,7 @@ pub fn lines(report: &Report) -> Vec<Line> {
     }
     if counts.errors > 0 {
         lines.push(Line::always(format!(
-            "Socket errors: {}; a packet filter, or nobody at the port",
+            "Socket errors: {}; a packet filter, or no server at the port",
             counts.errors
         )));
     }
@@ -72,7 +72,7 @@ mod tests {
         );
         assert_eq!(
             lines(&of(DatagramRecords { errors: 3, ..sent }))[1..],
-            [Line::always("Socket errors: 3; a packet filter, or nobody at the port")]
+            [Line::always("Socket errors: 3; a packet filter, or no server at the port")]
         );
     }
 

@@ -211,7 +211,7 @@ Connections
   Replies each: min 123, median 125, max 129
   Fairness: 0.9997 (Jain)
   Connect: p50 207.36us, p99 27.77ms, p99.9 30.39ms, max 30.69ms
-  Begun anew: 119 connections
+  Reopened: 119 connections
   With idle 161: 162 established, 163 not, 164 finished, 165 closed by the server, 166 reset, \
 167 bytes out, 168 back
   With reset 171: 172 established, 173 not, 174 finished, 175 closed by the server, 176 reset, \
@@ -261,7 +261,7 @@ fn text_of_datagrams() {
         "Datagrams: 1000 sent, 699 not lost, 301 lost (30.100 %), 302 late, 303 duplicated, \
          304 out of order, 305 corrupted, 306 truncated",
         "Jitter: 308.00us mean over the sockets, 309.00us at most (RFC 3550)",
-        "Socket errors: 307; a packet filter, or nobody at the port",
+        "Socket errors: 307; a packet filter, or no server at the port",
     ] {
         assert!(shown.contains(line), "no {line:?} in\n{shown}");
     }
@@ -319,7 +319,10 @@ fn text_of_a_reflector() {
     for (name, parts) in [
         ("Round trip", ["p50 402.", "without the time in the reflector"]),
         ("Reflector", ["p50 403.", "time in it"]),
-        ("Directions", ["lost 412 there, 413 back, 414 at the end", "doubled 415 there, 416 back"]),
+        (
+            "Directions",
+            ["lost 412 there, 413 back, 414 at the end", "duplicated 415 there, 416 back"],
+        ),
         ("Variation there", ["p50 406.", "jitter 408.00us mean, 410.00us at most (RFC 3550)"]),
         ("Variation back", ["p50 407.", "jitter 409.00us mean, 411.00us at most (RFC 3550)"]),
         ("Delay there", ["p50 404.", "the clocks may be 401.00us apart"]),

@@ -75,7 +75,7 @@ pub const TABLE: [Row; 16] = [
     row("`merge`, `compare`: a run was ended early by a signal or `q`", Exit::NotValid, |end| {
         end.is(|state| state.ending == Ending::PartInterrupted)
     }),
-    row("`generator-limited`, and every `--slo` is met all the same", Exit::Ok, |end| {
+    row("`generator-limited`, and every `--slo` is met nevertheless", Exit::Ok, |end| {
         let met =
             |state: &State| state.ending == Ending::Whole && state.objectives == Objectives::Met;
         end.has(Verdict::GeneratorLimited) && end.is(met)

@@ -67,15 +67,13 @@ pub fn connections(report: &Report) -> Vec<Line> {
     lines.extend(tcp(&records.tcp).map(Line::detail));
     if plan.reconnect {
         lines.push(Line::detail(format!(
-            "Begun anew: {}; {} closed by the server without owing a reply",
+            "Reopened: {}; {} closed by the server with no reply outstanding",
             counted(records.reconnects, "connection"),
             records.server_closes
         )));
     } else if plan.lifetime.is_some() || records.reconnects > 0 {
-        lines.push(Line::detail(format!(
-            "Begun anew: {}",
-            counted(records.reconnects, "connection")
-        )));
+        lines
+            .push(Line::detail(format!("Reopened: {}", counted(records.reconnects, "connection"))));
     }
     lines.extend(records.rude.iter().map(|rude| Line::detail(format!("With {rude}"))));
     lines.push(errors(report));
@@ -391,11 +389,11 @@ mod tests {
         let mut anew = |flags: &str, reconnects| {
             report.plan = std::sync::Arc::new(plan(&format!("127.0.0.1:7 -c 2 -d 1s {flags}")));
             report.records.reconnects = reconnects;
-            lines_of(&report, "Begun anew: ")
+            lines_of(&report, "Reopened: ")
         };
         assert!(anew("", 0).is_empty());
-        assert_eq!(anew("", 3), ["Begun anew: 3 connections"]);
-        assert_eq!(anew("--lifetime 5", 0), ["Begun anew: 0 connections"]);
+        assert_eq!(anew("", 3), ["Reopened: 3 connections"]);
+        assert_eq!(anew("--lifetime 5", 0), ["Reopened: 0 connections"]);
     }
 
     #[test]

@@ -219,7 +219,7 @@ pub fn page_beside(page: Option<&Path>, files: &[PathBuf]) -> Result<Option<Sink
     }
     match files.iter().find(|file| files::are_one(file, page)) {
         Some(file) => {
-            let text = format!("{} is read and written: give two names", file.display());
+            let text = format!("{} is both input and output: give two names", file.display());
             Err(Failure::Usage(text))
         }
         None => Sink::new(page).map(Some),

@@ -48,12 +48,12 @@ fn losses(report: &Report, stamp: &StampRecords) -> String {
     if !is_stateful(report) {
         let hint = if stamp.has_own_numbers { " (its numbers look like those of one)" } else { "" };
         return format!(
-            "Directions of losses: unknown; if the reflector is stateful{hint}, say so in the target: \
-             stateful=on"
+            "Directions of losses: unknown; if the reflector is stateful{hint}, specify it in the \
+             target: stateful=on"
         );
     }
     let Some(directions) = directions(report, stamp) else {
-        return "Directions: unknown; the reflector's numbers began anew".into();
+        return "Directions: unknown; the reflector restarted its numbers".into();
     };
     let [there, back] = directions.lost;
     let [doubled_there, doubled_back] = directions.doubled;
@@ -62,7 +62,7 @@ fn losses(report: &Report, stamp: &StampRecords) -> String {
         false => "",
     };
     format!(
-        "Directions: lost {there} there, {back} back, {} at the end in either; doubled \
+        "Directions: lost {there} there, {back} back, {} at the end in either; duplicated \
          {doubled_there} there, {doubled_back} back{doubt}",
         directions.lost_unknown
     )
@@ -125,13 +125,16 @@ mod tests {
     fn numbers_that_began_anew_tell_no_direction() {
         assert!(shown(|_| ()).contains("Directions: lost 0 there"));
         let text = shown(|stamp| stamp.numbers_began_anew = true);
-        assert!(text.contains("Directions: unknown; the reflector's numbers began anew"), "{text}");
+        assert!(
+            text.contains("Directions: unknown; the reflector restarted its numbers"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_stateless_reflector_tells_no_direction_unless_its_numbers_differ() {
         let text = shown_of("stamp://127.0.0.1:7 -c 2", |_| ());
-        let hint = "; if the reflector is stateful, say so in the target: stateful=on";
+        let hint = "; if the reflector is stateful, specify it in the target: stateful=on";
         assert!(text.contains(&format!("Directions of losses: unknown{hint}")), "{text}");
         let text = shown_of("stamp://127.0.0.1:7 -c 2", |stamp| stamp.has_own_numbers = true);
         assert!(text.contains("(its numbers look like those of one)"), "{text}");

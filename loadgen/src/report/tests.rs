@@ -187,7 +187,7 @@ fn a_late_generator_spoils_only_the_objectives_that_are_missed() {
     let slo = |text| crate::stats::slo::parse(text).expect(text);
     Arc::make_mut(&mut report.plan).slos = vec![slo("p99<2ms"), slo("rate>=1k")];
     assert_eq!((report.verdict(), report.exit()), (Verdict::GeneratorLimited, Exit::Ok));
-    assert!(report.verdict_text().contains("is not known"), "{}", report.verdict_text());
+    assert!(report.verdict_text().contains("is unknown"), "{}", report.verdict_text());
     Arc::make_mut(&mut report.plan).slos.push(slo("p50<100us"));
     assert_eq!(report.exit(), Exit::NotValid);
     let text = report.result_text();

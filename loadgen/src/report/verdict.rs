@@ -316,8 +316,8 @@ impl Report {
                 let mut notes = vec![limit.unwrap_or_default(), self.busy_note()];
                 if self.state().objectives == Objectives::Met {
                     notes.push(
-                        "every objective is met all the same, as the lag is part of each latency; \
-                         how much better the server is, is not known"
+                        "every objective is met nevertheless, because the lag is part of each \
+                         latency; how much faster the server is, is unknown"
                             .into(),
                     );
                 }

@@ -41,7 +41,7 @@ pub enum Decision {
 }
 
 const GRAMMAR: &str = "write it like 'p99>+200us' (slower by more than that) or 'p50>1.2x' (more \
-                       than so many times as slow), or 'rate<0.9x'";
+                       than 1.2 times as slow), or 'rate<0.9x'";
 
 impl FromStr for FailIf {
     type Err = String;
@@ -52,7 +52,7 @@ impl FromStr for FailIf {
         let (name, limit) = (&text[..at], &text[at + 1..]);
         let metric = Metric::parse(name)?;
         if metric == Metric::Errors {
-            return Err("errors are no difference: any error makes the comparison invalid".into());
+            return Err("errors cannot be compared: any error makes the comparison invalid".into());
         }
         let by = |sign: f64, time: &str| match metric {
             Metric::Rate => Err(format!("'{text}': a rate is compared as a ratio, like rate<0.9x")),
@@ -160,7 +160,7 @@ mod tests {
             ("p101>1x", "not between"),
             ("fast>1x", "not known"),
             ("rate<-1ms", "as a ratio"),
-            ("errors>1x", "no difference"),
+            ("errors>1x", "cannot be compared"),
         ];
         for (text, reason) in reasons {
             let error = text.parse::<FailIf>().expect_err(text);

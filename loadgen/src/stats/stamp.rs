@@ -243,7 +243,7 @@ impl StampRecords {
             _ if !self.own_synchronized => Some("this machine's clock is not synchronized"),
             _ if !self.reflector_synchronized => Some("the reflector's clock is not synchronized"),
             _ if !self.is_utc => Some("the reflector's times are those of PTP, and not UTC"),
-            _ if self.negative > 0 => Some("some delays are below zero"),
+            _ if self.negative > 0 => Some("some delays are negative"),
             _ => None,
         }
     }
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(values(&records.variation[1]), (0, 300));
         assert_eq!((records.variation[0].len(), records.error_ns), (2, 3_000));
         assert_eq!(records.negative, 3, "each reply returned before it was sent");
-        assert_eq!(records.disagreement(), Some("some delays are below zero"));
+        assert_eq!(records.disagreement(), Some("some delays are negative"));
         records.end(&session, 3);
         // A sixteenth of 200, which decays once, and a sixteenth of 300.
         assert_eq!([records.jitter(0), records.jitter(1)], [11, 18]);

@@ -184,15 +184,15 @@ impl Frames {
             NOT_SENT => TYPE_END + 1 + 8,
             CLIENTS => TYPE_END + 1,
             MESSAGE => HEAD_MAX,
-            _ => return Err("a frame of a type that was not to come"),
+            _ => return Err("a frame of an unexpected type"),
         };
         let due = head_len - LENGTH_BYTES;
         match kind {
-            MESSAGE if (len as usize) < due => return Err("a message that is none of ours"),
+            MESSAGE if (len as usize) < due => return Err("a message that loadgen did not send"),
             MESSAGE => {}
             CLIENTS if len % 8 != 2 => return Err("a list that does not end with an id"),
             CLIENTS => {}
-            _ if len as usize != due => return Err("a frame of a wrong length"),
+            _ if len as usize != due => return Err("a frame with a wrong length"),
             _ => {}
         }
         if !self.complete(head_len, bytes) {
@@ -214,7 +214,7 @@ impl Frames {
                 FramePart::NotSent { reason: self.head[TYPE_END], id: self.long_at(TYPE_END + 1) }
             }
             CLIENTS if self.head[TYPE_END] > 1 => {
-                return Err("a list that is neither the last nor not");
+                return Err("a list with an invalid last-part flag");
             }
             CLIENTS => {
                 self.skip = len - 2;
@@ -234,7 +234,7 @@ impl Frames {
         let to_all = match self.head[TYPE_END] {
             0 => false,
             1 => true,
-            _ => return Err("a message that is neither for all nor for one"),
+            _ => return Err("a message with an invalid recipient flag"),
         };
         let mut stamp = [0; STAMP_BYTES];
         stamp.copy_from_slice(&self.head[PAYLOAD_BEGIN..]);

@@ -29,10 +29,10 @@ options! {
             "bytes that may wait for one client; two buffers to a quarter of all";
         /// What happens when more would wait. Default: drop.
         pub slow: Slow = Slow::Drop, "slow" = "WHAT", Words(&["drop", "close"]),
-            "when more would wait, drops the message or closes the connection";
+            "when the queue is full, drops the message or closes the connection";
         /// Whether clients are told who comes and goes. Default: they are.
         pub notices: bool = true, "notices" = "WHETHER", Words(&["on", "off"]),
-            "tells clients who comes and goes";
+            "notifies clients of joins and leaves";
     }
 }
 

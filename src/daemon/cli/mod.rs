@@ -130,7 +130,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration_or_off)]
     shed_after: TimeOrOff,
 
-    /// Read on from a closed connection for this long, so that no sent data is lost, 0s to 10m
+    /// Continue to read from a closed connection for this long, so that no sent data is lost, 0s to
+    /// 10m
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::parse_duration)]
     linger: Duration,
 
@@ -148,8 +149,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::parse_duration)]
     pub(crate) drain_delay: Duration,
 
-    /// Time for a new process to become ready in an upgrade (SIGUSR2); after it, the running one goes
-    /// on, 100ms to 1m
+    /// Time for a new process to become ready in an upgrade (SIGUSR2); after that, the running
+    /// process continues, 100ms to 1m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = upgrade_timeout)]
     pub(crate) upgrade_timeout: Duration,
 
@@ -159,8 +160,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDRESS", value_parser = admin_address)]
     pub(crate) admin: Option<ListenAddress>,
 
-    /// Let whoever has the token in the first line of this file change what runs, through --admin: 16
-    /// to 512 printable ASCII characters [default: nothing can be changed]
+    /// Allow changes through --admin to clients that send the token in the first line of this file:
+    /// 16 to 512 printable ASCII characters [default: nothing can be changed]
     #[arg(long, value_name = "FILE")]
     pub(crate) admin_token_file: Option<PathBuf>,
 
@@ -186,7 +187,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "LEVEL", value_parser = log_level(), hide_possible_values = true)]
     pub(crate) log: Option<LevelFilter>,
 
-    /// What a line of the log looks like: text, json (an object), or journal (for systemd)
+    /// Format of a log line: text, json (an object), or journal (for systemd)
     #[arg(long, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
     pub(crate) log_format: LogFormat,
 
@@ -195,7 +196,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count_or_off)]
     pub(crate) log_limit: CountOrOff,
 
-    /// Log the begin and the end, at level debug, of one connection in N only: 1/100, 1/1 to 1/1000000
+    /// Log the start and the end of only one connection in N, at level debug: 1/100, 1/1 to
+    /// 1/1000000
     #[arg(long, value_name = "1/N", default_value = "1/1", value_parser = sample)]
     log_sample: u32,
 
@@ -204,7 +206,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Check all settings, print each with where it comes from and the memory sum, and end
+    /// Check all settings, print each with its origin, print the memory sum, and exit
     #[arg(long)]
     pub(crate) check: bool,
 

@@ -64,7 +64,7 @@ impl Owed {
         if self.sent == self.received {
             None
         } else if received < sent {
-            Some(format!("the reply is cut: {received} of {sent} bytes came back"))
+            Some(format!("the reply is truncated: {received} of {sent} bytes came back"))
         } else if received > sent {
             Some(format!("the reply is too long: {received} bytes came back for {sent}"))
         } else {

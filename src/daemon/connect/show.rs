@@ -91,7 +91,7 @@ fn hub_line(frame: &[u8], order: ByteOrder) -> Vec<u8> {
         Event::NotSent { reason: QUEUE_FULL, id } => {
             format!("not sent to {id}: its queue is full")
         }
-        Event::NotSent { id, .. } => format!("not sent to {id}: it is gone"),
+        Event::NotSent { id, .. } => format!("not sent to {id}: it has disconnected"),
         Event::Unknown(kind) => format!("unknown frame of type {kind}"),
         Event::Dropped(count) => {
             let messages = counted(count, "message");
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(line(&id(&[130, 1], 5, b"a\nleft: 7")), "5 to all: a\\nleft: 7");
         assert_eq!(line(&id(&[130, 0], 0, b"hi")), "the server to you: hi");
         assert_eq!(line(&id(&[132], 5, b"")), "left: 5");
-        assert_eq!(line(&id(&[133, 1], 9, b"")), "not sent to 9: it is gone");
+        assert_eq!(line(&id(&[133, 1], 9, b"")), "not sent to 9: it has disconnected");
         assert_eq!(line(b"\x01"), "unknown frame: \\x01");
     }
 }

@@ -127,7 +127,7 @@ pub(super) fn ask(
     });
     // A look-up of a name that has not ended is not waited for.
     runtime.shutdown_background();
-    reply.map_err(|error| format!("cannot ask {at}: {error}"))
+    reply.map_err(|error| format!("cannot query {at}: {error}"))
 }
 
 async fn converse(

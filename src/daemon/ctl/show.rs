@@ -16,7 +16,7 @@ pub(super) fn text(command: &Command, reply: &Value) -> String {
         Command::Clients(_) => clients(reply),
         Command::Listeners => listeners(reply),
         Command::Disconnect { id } => format!("disconnected {id}\n"),
-        Command::Stop { listener } => format!("listener {listener} accepts nothing more\n"),
+        Command::Stop { listener } => format!("listener {listener} has stopped accepting\n"),
         Command::Start { listener } => format!("listener {listener} accepts again\n"),
         Command::Drain => "draining\n".to_owned(),
         Command::Message(_) => {

@@ -39,7 +39,7 @@ pub(super) fn read(path: &Path, command: &Command) -> Result<Vec<Setting>, Unrea
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         let message = match (error.message(), without_quotes(file.line_at(at))) {
-            ("duplicate key", _) => "the key is there twice; give it once".to_owned(),
+            ("duplicate key", _) => "the key appears twice; give it once".to_owned(),
             (_, Some(message)) => message,
             (other, None) => format!("not TOML: {other}; write each setting as name = \"value\""),
         };
@@ -100,7 +100,10 @@ impl Source<'_> {
         };
         let values = match value.get_ref() {
             DeValue::Array(_) if !has_several(arg) => {
-                return Err(wrong(value.span(), "a list is not possible; give one value".into()));
+                return Err(wrong(
+                    value.span(),
+                    "a list is not allowed here; give one value".into(),
+                ));
             }
             DeValue::Array(list) if list.is_empty() => {
                 return Err(wrong(
@@ -157,17 +160,21 @@ fn text(command: &Command, arg: &Arg, name: &str, value: &DeValue<'_>) -> Result
         DeValue::Boolean(is_on) => {
             let word = if *is_on { "on" } else { "off" };
             Err(match try_value(command, name, word) {
-                Ok(()) if !has_several(arg) => format!("{is_on} is not possible; write \"{word}\""),
-                _ => format!("{is_on} is not possible; write a value in quotes"),
+                Ok(()) if !has_several(arg) => {
+                    format!("{is_on} is not allowed here; write \"{word}\"")
+                }
+                _ => format!("{is_on} is not allowed here; write a value in quotes"),
             })
         }
         DeValue::Float(number) => {
             let number = number.as_str();
             Err(format!("{number} is not a whole number; write a whole one, or a text in quotes"))
         }
-        DeValue::Datetime(_) => Err("a date is not possible; write a text in quotes".to_owned()),
-        DeValue::Array(_) => Err("a list in a list is not possible; write one list".to_owned()),
-        DeValue::Table(_) => Err("a section is not possible; write one value".to_owned()),
+        DeValue::Datetime(_) => {
+            Err("a date is not allowed here; write a text in quotes".to_owned())
+        }
+        DeValue::Array(_) => Err("a list in a list is not allowed here; write one list".to_owned()),
+        DeValue::Table(_) => Err("a section is not allowed here; write one value".to_owned()),
     }
 }
 

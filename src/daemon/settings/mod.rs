@@ -300,7 +300,7 @@ fn check(command: &Command, layer: &[Setting]) -> Result<(), Unreadable> {
                     false => (other, setting),
                 };
                 let (at, first) = (second.written(), first.bare());
-                let text = format!("{at}: cannot be combined with {first}; leave one of them out");
+                let text = format!("{at}: cannot be combined with {first}; omit one of them");
                 return Err(Unreadable::wrong(text));
             }
         }

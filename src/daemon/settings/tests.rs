@@ -247,8 +247,7 @@ fn errors_of_the_environment_name_the_variable() {
         assert_eq!(error(&sources(&[], &[(name, value)])), (2, expected.to_owned()), "{name}");
     }
     let both = [("ECHOPOOL_MEMORY", "64m"), ("ECHOPOOL_BUFFERS", "99")];
-    let expected =
-        "ECHOPOOL_MEMORY: cannot be combined with ECHOPOOL_BUFFERS; leave one of them out";
+    let expected = "ECHOPOOL_MEMORY: cannot be combined with ECHOPOOL_BUFFERS; omit one of them";
     assert_eq!(error(&sources(&[], &both)), (2, expected.to_owned()));
 }
 
@@ -278,10 +277,10 @@ const WRONG: &[(&str, &str)] = &[
         "[limits]\nworkers = 2",
         ":1: 'limits' is a section; there are none: write the settings without it",
     ),
-    ("[listen]\nat = '7777'", ":1: listen: a section is not possible; write one value"),
-    ("[[listen]]\nat = '7777'", ":1: listen: a section is not possible; write one value"),
-    ("log.level = 'info'", ":1: log: a section is not possible; write one value"),
-    ("workers = 1\nbacklog = 9\nworkers = 2", ":3: the key is there twice; give it once"),
+    ("[listen]\nat = '7777'", ":1: listen: a section is not allowed here; write one value"),
+    ("[[listen]]\nat = '7777'", ":1: listen: a section is not allowed here; write one value"),
+    ("log.level = 'info'", ":1: log: a section is not allowed here; write one value"),
+    ("workers = 1\nbacklog = 9\nworkers = 2", ":3: the key appears twice; give it once"),
     // What is not TOML.
     (
         "workers 2",
@@ -324,20 +323,20 @@ const WRONG: &[(&str, &str)] = &[
         "workers = 1.5",
         ":1: workers: 1.5 is not a whole number; write a whole one, or a text in quotes",
     ),
-    ("workers = true", ":1: workers: true is not possible; write a value in quotes"),
-    ("workers = [1]", ":1: workers: a list is not possible; give one value"),
-    ("workers = { count = 1 }", ":1: workers: a section is not possible; write one value"),
+    ("workers = true", ":1: workers: true is not allowed here; write a value in quotes"),
+    ("workers = [1]", ":1: workers: a list is not allowed here; give one value"),
+    ("workers = { count = 1 }", ":1: workers: a section is not allowed here; write one value"),
     ("mode = 0o640", ":1: mode: 0o640 is not decimal; write a decimal number, or a text in quotes"),
-    ("idle-timeout = false", ":1: idle-timeout: false is not possible; write \"off\""),
-    ("notices = true", ":1: notices: true is not possible; write \"on\""),
+    ("idle-timeout = false", ":1: idle-timeout: false is not allowed here; write \"off\""),
+    ("notices = true", ":1: notices: true is not allowed here; write \"on\""),
     ("share-port = 1", ":1: share-port: '1' must be one of true, false"),
     ("share-port = 'yes'", ":1: share-port: 'yes' must be one of true, false"),
-    ("linger = 1979-05-27", ":1: linger: a date is not possible; write a text in quotes"),
+    ("linger = 1979-05-27", ":1: linger: a date is not allowed here; write a text in quotes"),
     ("listen = []", ":1: listen: the list is empty; give one value or more"),
-    ("listen = [['7801']]", ":1: listen: a list in a list is not possible; write one list"),
+    ("listen = [['7801']]", ":1: listen: a list in a list is not allowed here; write one list"),
     (
         "listen = [\n  '7801',\n  true,\n]",
-        ":3: listen: true is not possible; write a value in quotes",
+        ":3: listen: true is not allowed here; write a value in quotes",
     ),
     // Values.
     ("linger = 2", ":1: linger: a time needs a unit: 2s or 2ms?"),
@@ -377,7 +376,7 @@ const WRONG: &[(&str, &str)] = &[
     ("max-frame = 0", ":1: max-frame: 0 must be from 1 to 2147483647 bytes"),
     (
         "memory = '64m'\nbuffers = 99",
-        ":2: buffers: cannot be combined with memory; leave one of them out",
+        ":2: buffers: cannot be combined with memory; omit one of them",
     ),
     // Values out of the range of something else.
     ("workers = 65", ":1: workers is 65, but must be from 1 to 64"),
@@ -413,7 +412,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "listen = 'unix://@echo?mode=0600'",
-        ":1: listen: cannot listen on unix://@echo with a mode or an owner: an abstract name has no file; leave them out, or give a path",
+        ":1: listen: cannot listen on unix://@echo with a mode or an owner: an abstract name has no file; omit them, or give a path",
     ),
     (
         "listen = 'hub+udp://7801'",
@@ -512,7 +511,7 @@ fn a_check_fails_as_the_start_would() {
     for (flags, code, text) in [
         (&["--workers", "65"][..], 2, "--workers is 65, but must be from 1 to 64"),
         (&["--max-connections", "16773120"], 1, "raise it (ulimit -Hn"),
-        (&["--listen", "nobody.invalid:7"], 1, "cannot look up 'nobody.invalid'"),
+        (&["--listen", "nobody.invalid:7"], 1, "cannot resolve 'nobody.invalid'"),
         (&["--listen", "7801", "--listen", "7801"], 2, "is given twice"),
     ] {
         let (mut out, mut err) = (Vec::new(), Vec::new());

@@ -122,12 +122,13 @@ impl Successor for Line {
         let batch: Vec<Record> = connections.iter().map(record).collect();
         let sockets: Vec<BorrowedFd<'_>> =
             connections.iter().filter_map(|(_, socket)| socket.descriptor()).collect();
-        let failed = |error: std::io::Error| format!("the new process takes no more: {error}");
+        let failed =
+            |error: std::io::Error| format!("the new process accepts no more connections: {error}");
         self.channel.send(&batch, &sockets).map_err(failed)?;
         let reply = self.channel.receive::<Taken>(Some(REPLY_TIME)).map_err(failed)?;
         let Some((Taken(taken), _)) = reply.filter(|(taken, _)| taken.0.len() == batch.len())
         else {
-            return Err("the new process takes no more".to_owned());
+            return Err("the new process accepts no more connections".to_owned());
         };
         self.channel.send(&Commit, &[]).map_err(failed)?;
         Ok(taken)
@@ -185,7 +186,7 @@ fn take_over(channel: &Channel, worker: usize, listeners: &[String], taker: &Tak
     let Ok(Some((batch, sockets))) = channel.receive::<Vec<Record>>(None) else { return false };
     if batch.len() != sockets.len() {
         let (all, came) = (batch.len(), sockets.len());
-        log::warn!("of {all} connections {came} came: too few open files; the others stay");
+        log::warn!("of {all} connections {came} arrived: too few open files; the others stay");
         return false;
     }
     let place = |record: Record| -> Option<(Facts, Permit)> {

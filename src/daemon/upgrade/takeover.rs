@@ -155,7 +155,7 @@ impl Takeover {
             _ if no_end.is_none() => return Err("the new process is to end".to_owned()),
             Ok(Some(_)) => {}
             Ok(None) => log::warn!("process {} has ended during the upgrade", self.process),
-            Err(error) => return Err(format!("the upgrade has no end: {error}")),
+            Err(error) => return Err(format!("the upgrade did not finish: {error}")),
         }
         self.files.iter().for_each(|file| file.set_own(true));
         server.begin_accepting(&self.stopped);

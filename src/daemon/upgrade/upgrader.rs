@@ -234,7 +234,7 @@ impl Upgrader {
         let begun = own.send(&Go, &[]).map_err(|error| error.to_string());
         let serving = begun.and_then(|()| self.reply(&own, &mut new, Instant::now() + GO_TIME));
         let Reply::Serving = serving? else {
-            return Err("the new process does not begin".to_owned());
+            return Err("the new process does not start".to_owned());
         };
         // From here on the service manager believes the new process, and this one no more. The new one
         // says that it is ready after `Moves`.
@@ -287,7 +287,9 @@ impl Upgrader {
                 Ok(Some((reply, _))) => return Ok(reply),
                 Ok(None) => return Err(new.how_it_ended()),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-                Err(error) => return Err(format!("the new process has sent nonsense: {error}")),
+                Err(error) => {
+                    return Err(format!("the new process has sent an invalid message: {error}"));
+                }
             }
             if self.ending.has_begun() {
                 return Err(ENDING.to_owned());

@@ -61,7 +61,7 @@ pub(crate) struct Setup<S: Socket = OwnedFd> {
     pub(crate) socket: Arc<S>,
     /// The port of the socket.
     pub(crate) port: u16,
-    /// The longest datagram that is answered, in bytes.
+    /// The longest datagram that gets a reply, in bytes.
     pub(crate) longest: usize,
     pub(crate) rates: Option<Arc<SourceRates<S::Hasher>>>,
     pub(crate) service: Box<dyn DatagramService + Send>,

@@ -45,11 +45,11 @@ use result::{Contest, Slice};
 
 /// Measures targets against each other: how much slower is B than A?
 ///
-/// The targets are driven in many short slices, in random order, so that what else happens on the
-/// machine affects all of them alike. The answer is the median of the differences in each round,
+/// loadgen drives the targets in many short slices, in random order, so that other work on the
+/// machine affects all of them alike. The result is the median of the differences in the rounds,
 /// with an interval that contains the true one in at least 99 of 100 comparisons.
 ///
-/// -c, -t and -R are for each target. -d is the time that all targets together are measured.
+/// -c, -t and -R apply to each target. -d is the measured time of all targets together.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "loadgen ab", bin_name = "loadgen ab", version)]
 pub struct AbArgs {
@@ -130,7 +130,7 @@ impl Rounds {
         }
         if slice < Duration::from_millis(1) {
             let text =
-                format!("a slice of {slice:?} is too short: make fewer rounds, or a longer -d");
+                format!("a slice of {slice:?} is too short: use fewer rounds, or a longer -d");
             return Err(Failure::Usage(text));
         }
         // A hub's clients stay for the run, so it has no warm-up.
@@ -205,10 +205,8 @@ fn check(args: &AbArgs) -> Result<(), Failure> {
     let (run, output) = (&args.run, &args.output);
     let refused = match args {
         _ if !(2..=TARGETS_MAX).contains(&run.targets.len()) => {
-            let text = format!(
-                "loadgen ab compares targets: give 2 to {TARGETS_MAX} of them, the first of which \
-                 the others are compared with"
-            );
+            let text =
+                format!("loadgen ab compares targets: give 2 to {TARGETS_MAX}, the baseline first");
             return Err(Failure::Usage(text));
         }
         _ if run.requests.is_some() => "--requests",

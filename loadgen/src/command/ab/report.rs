@@ -181,14 +181,14 @@ pub fn render(contest: &Contest) -> String {
     }
     if contest.left_out > 0 {
         line(format!(
-            "{} {} left out, because no request was begun in one of the slices: make slices longer \
-             than replies take (--slice)",
+            "{} {} left out, because no request started in one of the slices: make slices longer \
+             than the replies take (--slice)",
             counted(contest.left_out, "round"),
             was(contest.left_out)
         ));
     }
     if contest.rounds_made() - contest.left_out < PAIRS_MIN {
-        line(format!("An interval takes {PAIRS_MIN} rounds at least"));
+        line(format!("An interval needs at least {PAIRS_MIN} rounds"));
     }
     summary.conditions.iter().for_each(|condition| line(format!("Fail if: {condition}")));
     for side in contest.sides.iter().filter(|_| contest.verdict() > Verdict::Valid) {

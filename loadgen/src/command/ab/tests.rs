@@ -172,7 +172,7 @@ fn too_few_rounds_decide_nothing() {
     let judged = contest.judged();
     assert_eq!((judged[0].undecided, judged[0].more_needed), (true, Some(1)));
     let text = render(&contest);
-    assert!(text.contains("\nAn interval takes 8 rounds at least\n"), "{text}");
+    assert!(text.contains("\nAn interval needs at least 8 rounds\n"), "{text}");
     assert!(text.contains("B: p50>+40us not decided (+50."), "{text}");
     assert!(text.contains("; about 1 more rounds decide it"), "{text}");
     drifting(&mut contest, 1);
@@ -217,7 +217,7 @@ fn a_slice_without_a_request_is_left_out_and_nothing_else_is() {
     drifting(&mut contest, 8);
     assert_eq!((contest.verdict(), contest.rounds_made()), (Verdict::Valid, 9));
     let text = render(&contest);
-    assert!(text.contains("\n1 round was left out, because no request was begun"), "{text}");
+    assert!(text.contains("\n1 round was left out, because no request started"), "{text}");
     assert!(text.contains("p50   +50."), "{text}");
 }
 

@@ -48,13 +48,13 @@ const STEP: Duration = Duration::from_millis(10);
 
 /// Runs a command at one end of an emulated link, and another command at the other end.
 ///
-/// The ends are two network namespaces without names, which are made for it and are gone afterwards:
-/// the near end is 198.18.0.1, the far end 198.18.0.2. Nothing else can be reached from there, and
-/// the network of the machine is left alone. The link carries IPv4.
+/// The ends are two network namespaces without names, which exist only while the commands run: the
+/// near end is 198.18.0.1, the far end 198.18.0.2. They can reach nothing else, and the network of
+/// the machine does not change. The link carries IPv4.
 ///
-/// VALUES are for both directions, or THERE/BACK, as in --delay 10ms/30ms. Each packet may be lost or
-/// doubled; then it waits for the line (--rate), and travels for its delay. The names of the flags
-/// and their meanings are those of tc-netem(8).
+/// Values apply to both directions, or are THERE/BACK, as in --delay 10ms/30ms. Each packet may be
+/// lost or duplicated. Then it is sent at --rate, and delayed. The flags have the names and
+/// meanings of tc-netem(8).
 #[derive(Parser, Debug)]
 #[command(name = "loadgen link", bin_name = "loadgen link", version, after_help = AFTER_HELP)]
 pub struct LinkArgs {
@@ -62,20 +62,20 @@ pub struct LinkArgs {
     #[arg(long, value_name = "TIME", default_value = "0ms", value_parser = rules::times)]
     delay: EachWay<Duration>,
 
-    /// Each packet's delay is drawn evenly from DELAY - JITTER to DELAY + JITTER, so packets overtake
-    /// each other (see --in-order)
+    /// Each packet's delay is drawn uniformly from DELAY - JITTER to DELAY + JITTER, so packets
+    /// overtake each other (see --in-order)
     #[arg(long, value_name = "TIME", default_value = "0ms", value_parser = rules::times)]
     jitter: EachWay<Duration>,
 
-    /// Part of the packets that is lost
+    /// Share of the packets that is lost
     #[arg(long, value_name = "PERCENT", default_value = "0%", value_parser = rules::percents)]
     loss: EachWay<Percent>,
 
-    /// Part of the packets that arrives twice
+    /// Share of the packets that arrives twice
     #[arg(long, value_name = "PERCENT", default_value = "0%", value_parser = rules::percents)]
     duplicate: EachWay<Percent>,
 
-    /// Part of the packets that is sent without the delay, and overtakes those before it
+    /// Share of the packets that is sent without the delay, and overtakes those before it
     #[arg(long, value_name = "PERCENT", default_value = "0%", value_parser = rules::percents)]
     reorder: EachWay<Percent>,
 
@@ -83,7 +83,7 @@ pub struct LinkArgs {
     #[arg(long, value_name = "RATE", value_parser = rules::rates)]
     rate: Option<EachWay<u64>>,
 
-    /// Packets that wait for the line, at most; more are dropped
+    /// Packets that wait in the queue for the rate, at most; more are dropped
     #[arg(long, value_name = "PACKETS", default_value = "1000", value_parser = rules::packets)]
     limit: EachWay<u64>,
 
@@ -95,7 +95,8 @@ pub struct LinkArgs {
     #[arg(long, value_name = "BYTES", default_value = "1500", value_parser = clap::value_parser!(u16).range(576..))]
     mtu: u16,
 
-    /// Repeats the fates of the packets: the same seed loses the same ones [default: another each time]
+    /// Seed that determines which packets are lost, duplicated, and so on [default: a new one each
+    /// time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
@@ -120,7 +121,7 @@ Example: loadgen link --delay 10ms --jitter 1ms --loss 0.1% --rate 100mbit \\
 It needs CAP_SYS_ADMIN and CAP_NET_ADMIN (root, or unshare --user --map-root-user loadgen link ...),
 and /dev/net/tun.
 
-Exit code: that of COMMAND (128 + N if signal N ended it); 1 if the link cannot be made, 2 usage.";
+Exit code: that of COMMAND (128 + N if signal N ended it); 1 if the link cannot be created; 2 usage.";
 
 impl LinkArgs {
     /// The rules of the two directions.
@@ -158,7 +159,7 @@ impl LinkArgs {
 /// The link cannot be made, or a command cannot be started.
 pub fn run(args: &LinkArgs) -> Result<ExitCode, Failure> {
     let mut output = args.output.as_deref().map(Sink::new).transpose()?;
-    let setup = |error: io::Error| Failure::Setup(format!("cannot make the link: {error}"));
+    let setup = |error: io::Error| Failure::Setup(format!("cannot create the link: {error}"));
     let mut signals = Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM]).map_err(setup)?;
     let seed = args.seed.unwrap_or_else(new_seed);
     let ends = Ends([Namespace::new(NEAR, args.mtu)?, Namespace::new(FAR, args.mtu)?]);

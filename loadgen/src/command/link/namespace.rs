@@ -132,14 +132,14 @@ pub enum Streams {
 fn enter(address: Ipv4Addr, mtu: u16) -> Result<SyncDevice, Failure> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
         Failure::Setup(format!(
-            "cannot make a network namespace: {errno}. It needs CAP_SYS_ADMIN: run it as root, or \
-             in a user namespace (unshare --user --map-root-user loadgen link ...)"
+            "cannot create a network namespace: {errno}. It needs CAP_SYS_ADMIN: run it as root, \
+             or in a user namespace (unshare --user --map-root-user loadgen link ...)"
         ))
     })?;
     let failed = |error: io::Error| {
         Failure::Setup(format!(
-            "cannot make a TUN device: {error}. It needs CAP_NET_ADMIN, /dev/net/tun, and a kernel \
-             with CONFIG_TUN"
+            "cannot create a TUN device: {error}. It needs CAP_NET_ADMIN, /dev/net/tun, and a \
+             kernel with CONFIG_TUN"
         ))
     };
     // The link is IPv4 only: without this the kernel would send packets of its own.

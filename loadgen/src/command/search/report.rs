@@ -114,7 +114,7 @@ fn render(search: &Search) -> String {
 fn found_text(search: &Search) -> String {
     let objective = &search.objective;
     let mut text = match &search.best {
-        None => format!("none was found that keeps {objective}"),
+        None => format!("no rate keeps {objective}"),
         Some(best) => {
             let at_least = if is_lower_bound(search) { "at least " } else { "" };
             let metric = objective.metric_text();

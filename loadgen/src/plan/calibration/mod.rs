@@ -166,11 +166,11 @@ impl Calibration {
         let day = self.day();
         let made = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.calibrated_unix_ns);
         if let Some(differs) = self.machine.differs(machine) {
-            let text = format!("the calibration of {day} is of another machine ({differs})");
+            let text = format!("the calibration of {day} is from another machine ({differs})");
             return Standing::unused(CalibrationUse::OtherMachine, format!("{text}: {again}"));
         }
         if self.generator != Generator::this() {
-            let text = format!("the calibration of {day} is of another build of loadgen");
+            let text = format!("the calibration of {day} is from another build of loadgen");
             return Standing::unused(CalibrationUse::OtherGenerator, format!("{text}: {again}"));
         }
         // A calibration from the future was made before the clock was set back.

@@ -126,9 +126,9 @@ pub enum CalibrationUse {
     /// This machine was never calibrated.
     #[default]
     None,
-    /// It is of another machine, or of another kernel.
+    /// It is from another machine, or from another kernel.
     OtherMachine,
-    /// It is of another build of loadgen.
+    /// It is from another build of loadgen.
     OtherGenerator,
     /// It is older than 30 days.
     TooOld,

@@ -41,7 +41,7 @@ pub struct LinkDirection {
     pub reorder_ratio: f64,
     /// Bits of IP packets per second; null if unlimited.
     pub rate_bits_per_second: Option<u64>,
-    /// Packets that wait for the line, at most.
+    /// Packets that wait in the queue for the rate, at most.
     pub limit_packets: u64,
     /// Whether packets stayed in order in spite of the jitter.
     pub in_order: bool,

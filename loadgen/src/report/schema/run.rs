@@ -291,7 +291,7 @@ pub struct RunConfig {
     pub lifetime_requests: Option<u64>,
     /// Time after which a connection is closed and replaced; null if there is no such limit.
     pub lifetime_ns: Option<u64>,
-    /// Whether a connection that the server closed was begun anew.
+    /// Whether a connection that the server closed was reopened.
     pub reconnect: bool,
     /// Version of the PROXY protocol with whose header each connection began, v1 or v2; null if
     /// none did.
@@ -505,24 +505,24 @@ pub struct StampSummary {
     /// The way back.
     pub back: StampDirection,
     /// Packets after the last one with a reply, which may have been lost in either direction; null
-    /// unless the reflector is stateful, and if its numbers began anew.
+    /// unless the reflector is stateful, and also if it restarted its numbers.
     pub lost_unknown: Option<u64>,
-    /// Whether both clocks are synchronized, as they say, and no delay contradicts it.
+    /// Whether both clocks report that they are synchronized, and no delay contradicts it.
     pub clocks_agree: bool,
     /// Why they do not; null if they agree.
     pub clocks_reason: Option<String>,
-    /// The largest error that both clocks together admit.
+    /// The sum of the errors that both clocks report.
     pub clock_error_ns: u64,
 }
 
 /// One direction of the packets of a STAMP session.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct StampDirection {
-    /// Packets that were lost in this direction; null unless the reflector is stateful, and if its
-    /// numbers began anew.
+    /// Packets that were lost in this direction; null unless the reflector is stateful, and also if
+    /// it restarted its numbers.
     pub lost: Option<u64>,
-    /// Packets that were doubled in this direction; null unless the reflector is stateful, and if
-    /// its numbers began anew.
+    /// Packets that were duplicated in this direction; null unless the reflector is stateful, and
+    /// also if it restarted its numbers.
     pub duplicated: Option<u64>,
     /// The delay; null unless the clocks agree.
     pub delay: Option<Distribution>,
