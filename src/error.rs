@@ -346,7 +346,7 @@ pub enum CloseReason {
     Failed,
     /// Nothing was sent or received for the idle time-out.
     IdleTimeout,
-    /// The peer took no byte of the pending output for the send time-out.
+    /// The peer accepted no byte of the pending output within the send time-out.
     SendTimeout,
     /// Other connections were waiting for a buffer, and the bytes in this connection's buffers had
     /// not moved for longest: its peer does not read, or does not send the rest of a message.

@@ -26,8 +26,8 @@
 //! ## Sharing state between workers
 //!
 //! A service is used by one thread, so its own fields need no locks. State that all workers share
-//! goes into an [`Arc`](std::sync::Arc) that the factory clones. Prefer atomics and short locks, because a
-//! service that waits for a lock stops all clients of its worker.
+//! goes into an [`Arc`](std::sync::Arc) that the factory clones. Prefer atomics and short locks,
+//! because a service that waits for a lock stops all clients of its worker.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -182,10 +182,12 @@
 //! # Features
 //!
 //! `daemon` (default): the command line, logging to stderr and signals of the `echopool` program.
-//! Without it the library depends on none of them. It turns on `admin`.
+//! Without it the library depends on none of them. It enables `admin` and `tls`.
 //!
 //! `admin`: the module `admin`, which shows what a server does over HTTP: metrics for Prometheus,
 //! JSON, and pages for the probes of an orchestrator.
+//!
+//! `tls`: TLS for servers and clients, with rustls.
 //!
 //! `internals` and `sim` are for the programs and tests of the repository. Their additions are not
 //! part of the public interface.

@@ -1,5 +1,5 @@
-//! How the TLS handshake of a connection ended that this side has started. It is here and not in
-//! `tls` because services are told of it, and they are the same in a build without TLS.
+//! The result of the TLS handshake of a connection that this side started. It is here and not in
+//! `tls` because services receive it, and they are the same in a build without TLS.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Every interleaving of threads that wait for a buffer with others that return one. `scripts/loom`
-//! runs these tests. A worker sleeps at the end of its turn, until its bell rings. So what must hold
-//! when all threads have stopped: a worker that could be served has been woken.
+//! runs these tests. A worker sleeps at the end of its turn, until its bell rings. The tests check,
+//! when all threads have stopped, that a worker that could be served has been woken.
 
 use std::sync::Arc;
 

@@ -5,9 +5,9 @@
 //! A lease starts empty and shows only the bytes that were put into it. The bytes that an earlier
 //! client left in the buffer are not part of its data. There is one exception, for writing in
 //! place: [`Lease::spare_mut`] shows the rest of the buffer as it is, and [`Lease::commit`] turns
-//! it into data without a check. A caller that commits more than it has written gets, and may send,
-//! bytes of an earlier client. The other methods of leases, chains and shared buffers never show
-//! such bytes.
+//! it into data without a check. A caller that commits more than it has written reads, and may
+//! send, bytes of an earlier client. The other methods of leases, chains and shared buffers never
+//! show such bytes.
 
 use std::fmt;
 use std::mem;
@@ -74,7 +74,7 @@ impl Lease {
         &mut self.bytes_mut()[start..end]
     }
 
-    /// The room behind the data, for writing. [`commit`](Lease::commit) turns it into data. It
+    /// The free space after the data, for writing. [`commit`](Lease::commit) turns it into data. It
     /// still contains what earlier clients left there, which must not be read or committed: write
     /// every byte before committing it. [`extend_from_slice`](Lease::extend_from_slice) does both.
     #[inline]

@@ -91,7 +91,7 @@ pub enum Error {
     Handshake(Attempts),
     /// The operation did not complete by its deadline.
     TimedOut,
-    /// The peer accepted no byte for the send time-out, and the connection was closed.
+    /// The peer accepted no byte within the send time-out, and the connection was closed.
     SendTimedOut,
     /// The peer has closed its side.
     ClosedByPeer,
@@ -99,11 +99,11 @@ pub enum Error {
     Reset,
     /// The peer no longer responds (keepalive, retransmissions).
     PeerLost,
-    /// The peer's stream has ended without the end that TLS has (close_notify): it may have been
-    /// cut.
+    /// The peer's stream has ended without close_notify of TLS, so it may be truncated.
+    ///
     TlsTruncated,
-    /// After the handshake, either side found an error in the other's TLS, and said so with an
-    /// alert. With TLS 1.3 this is also how a server refuses the client's certificate.
+    /// After the handshake, either side found an error in the other's TLS, and sent an alert.
+    /// With TLS 1.3 this is also how a server rejects the client's certificate.
     TlsAlert,
     /// A system call failed for a reason not listed above.
     Failed,

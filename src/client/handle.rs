@@ -286,7 +286,7 @@ pub(crate) fn setup(limits: LoopLimits, mailboxes: Arc<Mailboxes>) -> io::Result
 /// An operation that is started while the client connects, or waits to reconnect, waits too.
 /// Otherwise it fails with [`Error::NotConnected`], or with the error that ended the last
 /// connection. It fails about a millisecond later, so that callers that retry in a tight loop do
-/// not occupy the loop's thread. [`Failed::is_final`] tells whether a retry is useless.
+/// not occupy the loop's thread. [`Failed::is_final`] returns whether a retry is useless.
 ///
 /// Dropping a client cancels its operations and closes the connection gracefully: what is on its
 /// output is sent.

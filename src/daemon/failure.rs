@@ -1,4 +1,4 @@
-//! Why the daemon ended without being told to: the text and the exit code.
+//! Why the daemon ended although nobody stopped it: the text and the exit code.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! What the process has from its parent: signals that it blocked or ignored, and listening sockets
-//! that a service manager passes. docs/operations.md lists what else the daemon inherits.
+//! What the process inherits from its parent: signals that it blocked or ignored, and listening
+//! sockets that a service manager passes. docs/operations.md lists what else the daemon inherits.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;

@@ -1,8 +1,9 @@
 //! The listeners of the daemon by their numbers, and how a reload adds and removes some.
 //!
-//! A number belongs to a service, which is fixed at start: those of the listeners of the start, and for
-//! each service some more (see [`OfListener::spares`]). A number is free again when its listener is
-//! closed and its clients have left, and for the same listener at once.
+//! Each number belongs to a service, which is fixed at start. There is a number for each listener
+//! of the start, and some more for each service (see [`OfListener::spares`]). A number is free
+//! again when its listener is closed and its clients have left. For the same listener it is free at
+//! once.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,8 +1,8 @@
 //! Where a server listens. While it runs, listeners can be added and removed.
 //!
-//! A listener has a number. Its connections have this number as their tag, and the services and byte
-//! layers are found by it. So they are fixed at start, and whoever adds a listener gives it a number
-//! whose service and layer are right.
+//! A listener has a number. Its connections have this number as their tag, and the services and
+//! byte layers are found by it. So they are fixed at start, and a new listener gets a number with
+//! the right service and layer.
 //!
 //! Listeners are added in two steps, so that several are added together or not at all.
 //! [`ServerHandle::prepare`] does what can fail: it binds the sockets and gives one to each worker.

@@ -17,8 +17,9 @@ use crate::shared::receipt::{Answers, Mail, Receipt, Recipients, SendError, Tall
 pub struct Broadcast {
     /// The number of clients for which it was queued.
     pub queued: u64,
-    /// The number of clients that do not get it: too much is queued for them or for their worker, or
-    /// nothing more is sent to them. Together with `queued` these are the clients that there were.
+    /// The number of clients that do not get it: too much is queued for them or for their worker,
+    /// or no more data is sent to them. The sum with `queued` is the number of clients that were
+    /// connected.
     pub refused: u64,
 }
 
@@ -57,7 +58,7 @@ impl Clients {
         }
     }
 
-    /// The first half of [`send_to`](Clients::send_to). Returns the answers to wait for.
+    /// The first half of [`send_to`](Clients::send_to). Returns the replies to wait for.
     pub(crate) fn begin_send_to(
         &self,
         id: ConnectionId,
@@ -96,7 +97,7 @@ impl Clients {
     }
 
     /// The first half of [`broadcast`](Clients::broadcast), for the clients of one listener or of
-    /// all. Returns the answers to wait for and, if some workers could not be reached, the failure
+    /// all. Returns the replies to wait for and, if some workers could not be reached, the failure
     /// that results.
     pub(crate) fn begin_broadcast(
         &self,
@@ -128,7 +129,7 @@ impl Clients {
         if tally.queued == 1 { Ok(()) } else { Err(SendError::Gone) }
     }
 
-    /// The first half of [`disconnect`](Clients::disconnect). Returns the answers to wait for.
+    /// The first half of [`disconnect`](Clients::disconnect). Returns the replies to wait for.
     pub(crate) fn begin_disconnect(&self, id: ConnectionId) -> Result<Answers, SendError> {
         if !self.directory.has(id) {
             return Err(SendError::Gone);

@@ -127,7 +127,7 @@ pub enum Drained {
     Clean,
     /// This many connections were cut. The deadline passed or the server was stopped, which closed
     /// them at once; or they lost output during the drain for another reason, such as the send
-    /// time-out. [`Counts::closed`](crate::Counts::closed) tells the reasons.
+    /// time-out. [`Counts::closed`](crate::Counts::closed) has the reasons.
     Cut(u64),
     /// A worker ended because of an error, which is in the log. The others were stopped.
     Failed,
@@ -307,7 +307,7 @@ struct Parts {
     shared: Arc<Shared>,
 }
 
-/// Tells what the memory adds up to if the system refused some of it.
+/// Adds the sum of the memory to the error if the system refused some of it.
 fn with_sum(error: StartError, memory: &MemorySum) -> StartError {
     match error {
         StartError::Resource { error, .. } if error.kind() == io::ErrorKind::OutOfMemory => {
@@ -557,7 +557,7 @@ impl Shared {
         }
     }
 
-    /// Orders each worker to end, without waiting. Datagrams are not received any more.
+    /// Orders each worker to end, without waiting. No more datagrams are received.
     fn order_end(&self, order: EndOrder) {
         self.offers().clear();
         self.datagrams.stopper.stop();
@@ -567,7 +567,7 @@ impl Shared {
     }
 }
 
-/// Goes on with connections of another process. It does not keep the server running.
+/// Continues connections of another process. It does not keep the server running.
 #[cfg(feature = "daemon")]
 #[derive(Clone)]
 pub(crate) struct Taker(Arc<Shared>);
@@ -579,7 +579,7 @@ impl Taker {
         moved::place(&self.0.mailboxes, &self.0.permits, peer)
     }
 
-    /// Goes on with a connection, on the worker with this number or, if there are fewer, another one.
+    /// Continues a connection, on the worker with this number or, if there are fewer, another one.
     pub(crate) fn go_on_with(&self, worker: usize, moved: Moved) {
         let worker = worker % self.0.counters.len();
         let mut command = Command::GoOnWith(Box::new(moved));
@@ -660,7 +660,7 @@ impl ServerHandle {
     }
 
     /// Reads the certificates and keys of the listeners with TLS again. Connections that are
-    /// accepted from now on use them; the others stay as they are. Returns the result for each of
+    /// accepted from now on use them; the others are unchanged. Returns the result for each of
     /// these listeners that has not been removed. One whose files cannot be used keeps what it has.
     #[cfg(feature = "tls")]
     pub fn reload_certificates(&self) -> Vec<(Endpoint, Result<(), TlsError>)> {
@@ -681,7 +681,7 @@ impl ServerHandle {
     }
 
     /// Sends `bytes`, at most the size of a buffer, to one client. Returns when they are queued
-    /// behind what is being sent to it. They are sent as they are, or as a message if the
+    /// after its pending output. They are sent unchanged, or as a message if the
     /// listener's service has messages. This waits for the client's worker, so a service cannot
     /// call it.
     ///
@@ -723,7 +723,7 @@ impl ServerHandle {
     ///
     /// # Errors
     /// The message is too long; the workers have no room for it; or the caller is a worker of this
-    /// server. In each case nobody gets the message.
+    /// server. In each case no client gets the message.
     pub fn broadcast(&self, bytes: &[u8]) -> Result<Broadcast, SendError> {
         self.may_wait()?;
         self.shared.clients.broadcast(bytes, || self.shared.has_ended())
@@ -754,10 +754,10 @@ impl ServerHandle {
         self.shared.offers().clone()
     }
 
-    /// Leaves the listeners to another process that has taken over those of `taken`, and ends when the
-    /// connections have ended. First accepts what waits at the other listeners, and then offers the
-    /// connections to the successors, one for each worker. Waits until datagrams are not received any
-    /// more, which takes milliseconds.
+    /// Leaves the listeners to another process that has taken over those of `taken`, and ends when
+    /// the connections have ended. First accepts what waits at the other listeners, and then offers
+    /// the connections to the successors, one for each worker. Waits until no more datagrams are
+    /// received, which takes milliseconds.
     #[cfg(feature = "daemon")]
     pub(crate) fn retire(&self, taken: &[Offer], successors: Vec<Box<dyn Successor>>) {
         taken.iter().for_each(Offer::is_taken);
@@ -766,7 +766,7 @@ impl ServerHandle {
         self.shared.mailboxes.retire(successors);
     }
 
-    /// What goes on with connections of another process.
+    /// Continues connections of another process.
     #[cfg(feature = "daemon")]
     pub(crate) fn taker(&self) -> Taker {
         Taker(self.shared.clone())
@@ -778,7 +778,7 @@ impl ServerHandle {
         self.shared.mailboxes.retires()
     }
 
-    /// The listeners that were told to accept nothing, by their numbers.
+    /// The listeners that were told to stop accepting, by their numbers.
     #[cfg(feature = "daemon")]
     pub(crate) fn stopped(&self) -> Vec<usize> {
         self.shared.mailboxes.stopped().iter().copied().collect()
@@ -794,10 +794,11 @@ impl ServerHandle {
         self.shared.datagrams.stopper.begin();
     }
 
-    /// Begins a drain and returns at once. No more datagrams are received. The server accepts the connections that wait, closes the
-    /// listeners, sends what it has read and then FIN on each connection, and reads on until the
-    /// client's FIN, at most for [`Config::linger`](crate::Config::linger). Connections that are
-    /// left after `deadline` are closed at once.
+    /// Begins a drain and returns at once. No more datagrams are received. The server accepts the
+    /// connections that wait, closes the listeners, sends what it has read and then FIN on each
+    /// connection, and continues to read until the client's FIN, at most for
+    /// [`Config::linger`](crate::Config::linger). Connections that are left after `deadline` are
+    /// closed at once.
     ///
     /// The bytes that a client has received back by then are an exact prefix of those that it sent,
     /// and include every byte that was read before the drain.

@@ -259,7 +259,7 @@ impl View {
         !self.shared.mailboxes.stopped().contains(&listener)
     }
 
-    /// Whether a listener was told to accept nothing.
+    /// Whether a listener was told to stop accepting.
     pub(crate) fn any_stopped(&self) -> bool {
         self.listeners().into_iter().any(|(number, _)| !self.accepts(number))
     }

@@ -87,8 +87,8 @@ impl Connection<'_> {
         self.around.read_clock()
     }
 
-    /// What TCP has measured and done on this connection, which takes a system call. `None` if it is
-    /// not TCP, if the system does not tell (only Linux does), and in the calls that end a
+    /// The statistics of TCP for this connection, which take a system call. `None` if it is not
+    /// TCP, if the system does not report them (only Linux does), and in the calls that end a
     /// connection.
     pub fn tcp_info(&self) -> Option<TcpInfo> {
         self.around.tcp_info()
@@ -206,7 +206,7 @@ impl Connection<'_> {
     /// [`Counts::messages_dropped`](crate::Counts::messages_dropped).
     ///
     /// # Errors
-    /// In each case nobody gets the message.
+    /// In each case no client gets the message.
     /// * [`SendError::QueueFull`]: the recipients' workers have not caught up, or no buffer is
     ///   free.
     /// * [`SendError::TooLong`]: the message is longer than a buffer less 37 bytes.

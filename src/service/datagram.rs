@@ -56,7 +56,7 @@ impl<'a> Arrival<'a> {
         Some(Arrival { source: arrived.source?, arrived })
     }
 
-    /// Who has sent it, as it says. A source can be forged.
+    /// The source address in the datagram. It can be forged.
     pub fn source(&self) -> SocketAddr {
         self.source
     }

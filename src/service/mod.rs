@@ -116,7 +116,7 @@ pub trait Service: 'static {
     const FRESH_CLOCK: bool = false;
 
     /// Like [`FRESH_CLOCK`](Service::FRESH_CLOCK), for the connections with this
-    /// [tag](Connection::tag) only. If each listener has a service of its own, only those that
+    /// [tag](Connection::tag) only. If each listener has its own service, only those that
     /// measure time pay for it.
     fn fresh_clock(&self, _tag: u64) -> bool {
         Self::FRESH_CLOCK
@@ -190,7 +190,7 @@ pub trait Service: 'static {
         }
     }
 
-    /// The server drains: every connection is to finish. A service that still owes the client data
+    /// The server drains: every connection should finish. A service that still owes the client data
     /// returns [`Answer::WaitUntil`] with a later time, before which nothing more is read, and
     /// closes once that data is sent. Connections that are left at the drain's deadline are closed
     /// at once.

@@ -4,8 +4,8 @@
 //! worker's counters lie on cache lines of their own.
 //!
 //! One table declares them, and the histograms of times beside them. The totals of the log, the
-//! metrics, the JSON and the table in `docs/operations.md` come from it. Of each histogram the totals
-//! have two quantiles.
+//! metrics, the JSON and the table in `docs/operations.md` come from it. The totals contain two
+//! quantiles of each histogram.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -1,5 +1,6 @@
-//! What the connections of a worker move through to the process that has replaced its own, in the place
-//! of the Unix sockets of `daemon/upgrade/connections.rs`. It may break at each of its messages.
+//! The channel through which a worker's connections move to the process that has replaced its own.
+//! It stands in for the Unix sockets of `daemon/upgrade/connections.rs`, and may break at each
+//! message.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 

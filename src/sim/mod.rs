@@ -14,7 +14,7 @@
 //! * `external_message`: the bytes of these messages.
 //! * `service`: the server's services under observation, and a client on the engine.
 //! * `audit`: checks that members of a hub received what was addressed to them.
-//! * `line`: what connections move through, from one process to the next.
+//! * `line`: the channel through which connections move from one process to the next.
 //! * `seat`: creates the engines in the world.
 //! * `run`: one seed: what is drawn, what runs when, what is checked.
 //! * `ideal`: another world, without faults, for services that measure.

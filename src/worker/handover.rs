@@ -1,9 +1,10 @@
 //! Connections that move to another process, which has replaced this one.
 //!
 //! A worker that retires offers its connections to its *successor*, each at a moment at which it
-//! waits for bytes and for nothing else: no input is held, no output is unsent, no timer runs. Then
-//! nothing of it is in this process but its descriptor. What the client sends meanwhile waits in the
-//! socket, and the other process receives it. Each connection has one owner at any time:
+//! waits for bytes and for nothing else: no input is held, no output is unsent, no timer runs. At
+//! that moment this process holds nothing of the connection but its descriptor. What the client
+//! sends meanwhile waits in the socket, and the other process receives it. Each connection has one
+//! owner at any time:
 //!
 //! 1. It is taken out of the engine, so that this process receives nothing more from it.
 //! 2. The successor gets copies of the descriptors, and says which connections it can continue.

@@ -1,5 +1,5 @@
-//! Looks up the names of targets, each once, on a thread of its own, so that a signal and the
-//! time-out are heeded meanwhile. No connection is made here.
+//! Resolves the names of targets, each once, on its own thread, so that a signal or the time-out
+//! can end it. No connection is made here.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,12 +1,13 @@
-//! Lets the shards of a run begin at the same time, whatever their clocks say.
+//! Starts the shards of a run at the same time, even if their clocks differ.
 //!
-//! Shard 0 listens, and each other shard connects when its own connections are established. When all
-//! are there, shard 0 asks each a few times for the time of its clock, and takes the answer with the
-//! shortest round trip: it was given in the middle of it, give or take half of it. Then it tells each
-//! when to begin, by that shard's own clock.
+//! Shard 0 listens, and each other shard connects when its own connections are established. When
+//! all have connected, shard 0 asks each a few times for the time of its clock, and uses the reply
+//! with the shortest round trip. The shard read its clock in the middle of that round trip, with an
+//! error of at most half of it. Shard 0 then tells each shard when to begin, by that shard's own
+//! clock.
 //!
-//! Everything is a line of text. A shard that is alone, or whose shard 0 goes, fails with a message
-//! that names who is missing.
+//! All messages are lines of text. If a shard is missing, or shard 0 disconnects, the others fail
+//! with a message that names it.
 //!
 //! ```text
 //! shard I    echopool-barrier 1 I/N SEED

@@ -1,9 +1,9 @@
-//! Lets the shards of a run begin at the same time by files in a directory that all of them share.
+//! Starts the shards of a run at the same time, by files in a directory that all of them share.
 //!
-//! Each shard makes a file when its connections are established. When all files are there, shard 0
-//! writes the file `begin` with the time of the common begin. Each shard that has read it removes its
-//! own file, and whichever removes the last one also removes `begin`. So the directory is empty
-//! afterwards. Files do not tell how clocks stand to each other, so the clocks must agree.
+//! Each shard creates a file when its connections are established. When all files exist, shard 0
+//! writes the file `begin` with the time of the common start. Each shard that has read it removes
+//! its own file, and whichever removes the last one also removes `begin`. So the directory is empty
+//! afterwards. Files do not show how clocks differ, so the clocks must agree.
 
 use std::fs;
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
-//! What the replies of a STAMP reflector tell about each direction, and about the time that the
-//! reflector itself took.
+//! What the replies of a STAMP reflector show about each direction, and about the time in the
+//! reflector itself.
 
 use echopool::internals::ClockError;
 use echopool::internals::stamp::{ErrorEstimate, Format, Reflection};

@@ -1,6 +1,6 @@
-//! What TCP did on the connections of the generator, as far as its own kernel tells: a tail of lost
-//! packets can be told from one of a slow server. Segments that the server sent again do not show
-//! here.
+//! What the generator's kernel knows about TCP on its connections. It distinguishes a tail due to
+//! lost packets from one due to a slow server. It does not include segments that the server
+//! retransmitted.
 
 use echopool::service::TcpInfo;
 use schemars::JsonSchema;

@@ -226,7 +226,7 @@ impl Chain {
     }
 
     /// If the chain is one reference, and nothing else refers to its buffer any more, then the
-    /// chain owns the buffer from now on, and can use the room behind the data.
+    /// chain owns the buffer from now on, and can use the free space after the data.
     fn own_only_reference(&mut self) {
         if self.leases == 1
             && let Some(id) = self.pool.local().own_reference(self.first)
@@ -262,7 +262,7 @@ impl Chain {
         (self.leases > 0).then(|| self.first_slice().len())
     }
 
-    /// Copies `bytes` behind the data of the last lease. Returns false if there is no room, no
+    /// Appends `bytes` to the data of the last lease. Returns false if there is no room, no
     /// lease, or if it is shared.
     pub fn extend_last(&mut self, bytes: &[u8]) -> bool {
         if self.leases == 0 || self.pool.local().is_reference(self.last) {

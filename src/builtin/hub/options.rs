@@ -27,10 +27,10 @@ options! {
         /// Bytes that may wait for one client, 1 to 1 GiB. Default: 256 KiB.
         pub queue: u32 = QUEUE, "queue" = "SIZE", Size(1, QUEUE_MAX),
             "bytes that may wait for one client; two buffers to a quarter of all";
-        /// What happens when more would wait. Default: drop.
+        /// What happens when the queue is full. Default: drop.
         pub slow: Slow = Slow::Drop, "slow" = "WHAT", Words(&["drop", "close"]),
             "when the queue is full, drops the message or closes the connection";
-        /// Whether clients are told who comes and goes. Default: they are.
+        /// Whether clients are notified of joins and leaves. Default: they are.
         pub notices: bool = true, "notices" = "WHETHER", Words(&["on", "off"]),
             "notifies clients of joins and leaves";
     }

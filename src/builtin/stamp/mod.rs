@@ -1,9 +1,9 @@
 //! The session reflector of STAMP (RFC 8762, with the session identifiers and extensions of RFC
 //! 8972): sends test packets back with the times at which they arrived and left. Clients of TWAMP
-//! Light (RFC 5357, appendix I) are answered too.
+//! Light (RFC 5357, appendix I) get replies too.
 //!
-//! Nothing is configured for a session. A stateless reflector keeps nothing of it, and a stateful
-//! one the number of its next reply (`sessions`), from which a sender can tell in which direction a
+//! Sessions need no configuration. A stateless reflector stores nothing per session. A stateful one
+//! stores the number of its next reply (`sessions`), which shows a sender in which direction a
 //! packet was lost.
 
 use std::hash::{BuildHasher, RandomState};

@@ -1,9 +1,9 @@
 //! The sessions of a stateful reflector: for each, the number of its next reply. A table of fixed
 //! size, of one thread. The kernel gives all packets of a session to the same thread.
 //!
-//! A session ends when nothing has come for [`IDLE_NS`]. If all places of its set are taken, a new
-//! session gets no replies. Otherwise a flood of forged sources could end the sessions of others,
-//! whose senders would take the new numbers for losses.
+//! A session ends when no packet has arrived for [`IDLE_NS`]. If all places of its set are taken, a
+//! new session gets no replies. Otherwise a flood of forged sources could end the sessions of
+//! others, whose senders would take the new numbers for losses.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, SocketAddr};

@@ -1,6 +1,6 @@
-//! Changes of the running process, and an upgrade, which lets none begin: the new process begins with
-//! what the settings and the stopped listeners were when it was started. In the new process, none begins
-//! before it has taken over.
+//! Keeps changes of the running process apart from upgrades. During an upgrade no change starts,
+//! because the new process starts with the settings and the stopped listeners of that moment. In
+//! the new process, no change starts before it has taken over.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! The connections that go from the old process to the new one, after the listeners. Each worker of
-//! the old process has a line to the new one, and there a thread:
+//! the old process has a channel, its *line*, to a thread of the new process:
 //!
 //! ```text
 //! old worker (Line)                       thread of the new process (take_over)
@@ -10,9 +10,10 @@
 //!   closes its descriptors
 //! ```
 //!
-//! Until Commit is in the new process's queue, the connections are the old process's. If the new one
-//! dies before that, or does not reply, the old one goes on with them, and closes the line, after which
-//! the new one forgets them. If the new one dies after it, they end with it, as all of its others do.
+//! Until Commit is in the new process's queue, the connections belong to the old process. If the
+//! new process dies before that, or does not reply, the old process continues with them and closes
+//! the line, and the new process then forgets them. If the new process dies later, they end with
+//! it, like all its other connections.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;

@@ -11,16 +11,16 @@
 //!   ends when its connections have ended or moved
 //! ```
 //!
-//! The listening sockets themselves are passed on (SCM_RIGHTS), so a connection that waits in a backlog
-//! is served by either process, and none is lost. Until Serving the running process accepts as ever.
-//! If anything goes wrong before that, it kills the new process and goes on. A version of the program
-//! without upgrades refuses the argument, and ends.
+//! The listening sockets themselves are passed on (SCM_RIGHTS), so a connection that waits in a
+//! backlog is served by either process, and none is lost. Until Serving, the running process
+//! continues to accept. If anything fails before that, it kills the new process and continues. A
+//! version of the program without upgrades rejects the argument and exits.
 //!
 //! * `channel`: messages between the two, with sockets
 //! * `upgrader`: the running process's part
 //! * `takeover`: the new one's part
-//! * `changes`: reloads and the like, beside which no upgrade begins
-//! * `connections`: what follows: the connections move to the new process
+//! * `changes`: reloads and similar changes, which exclude upgrades
+//! * `connections`: moves the connections to the new process afterwards
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
 //! The header of the PROXY protocol, versions 1 and 2: a proxy sends it before the bytes of a
-//! connection, to tell who the client is.
+//! connection, to identify the client.
 //!
 //! The format is described in <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>. The
 //! parser needs at most [`DECIDING`] bytes in a row: it reads nothing behind the addresses, and

@@ -1,4 +1,4 @@
-//! The TLS of connections that this side starts: whom it trusts, and what begins a session.
+//! The TLS of connections that this side starts: whom it trusts, and how a session begins.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! TLS, with rustls. Only this room names rustls, so that a new version of it changes nothing else.
+//! TLS, with rustls. Only this module uses rustls, so a new version of rustls changes nothing else.
 //!
 //! * `options`: the options in a URL.
 //! * `session`: one connection's records, from and to chains of buffers.

@@ -1,4 +1,4 @@
-//! The TLS of a listener: its certificates, and what begins a session for each of its clients.
+//! The TLS of a listener: its certificates, and how a session with each client begins.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

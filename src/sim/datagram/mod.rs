@@ -1,7 +1,7 @@
 //! Datagrams in the simulated world: the server's own threads, batches, limits and services on
-//! simulated sockets. Datagrams are lost, doubled, reordered and damaged on the way; receives and sends
-//! fail, are interrupted, and do a part of their work; and a process is stopped, or leaves its sockets
-//! to another one, at any moment.
+//! simulated sockets. Datagrams are lost, duplicated, reordered and damaged on the way; receives
+//! and sends fail, are interrupted, and do a part of their work; and a process is stopped, or
+//! leaves its sockets to another one, at any moment.
 //!
 //! * this file: one seed, from the first process to the end of the last one
 //! * `draw`: what a seed draws

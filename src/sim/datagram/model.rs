@@ -1,4 +1,4 @@
-//! What a thread must do with a batch: which datagrams it counts as what, and which replies it sends,
+//! What a thread must do with a batch: how it counts each datagram, and which replies it sends,
 //! byte for byte. Written from `docs/transports.md` and the RFCs.
 
 use std::collections::{HashMap, VecDeque};

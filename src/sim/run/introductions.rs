@@ -1,5 +1,5 @@
-//! What must hold of peers that begin with a header of the PROXY protocol, or should: who is served,
-//! who is not, for which reason, and by when.
+//! What must hold for peers that begin, or should begin, with a header of the PROXY protocol: which
+//! are served, which are not, why, and by when.
 
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 //! * `draw`: what the seed draws, and the servers, peers and clients made from it
 //! * `checks`: what must hold after every step, when idle, and at the end
 //! * `upgrade`: other processes, which take over from the first one at any step
-//! * `records`: what must hold of peers of the stand-in for TLS
-//! * `introductions`: what must hold of peers that begin with a header of the PROXY protocol
+//! * `records`: what must hold for peers of the stand-in for TLS
+//! * `introductions`: what must hold for peers that begin with a header of the PROXY protocol
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};

@@ -1,4 +1,5 @@
-//! What must hold of peers of the stand-in for TLS: which streams ended in order, and which did not.
+//! What must hold for peers of the stand-in for TLS: which streams ended in order, and which did
+//! not.
 
 use super::{OPENING_TIMEOUT, Simulation};
 use crate::base::time::Time;

@@ -1,7 +1,8 @@
 //! Upgrades: at a time that the seed draws, a new process of the same server starts, on the same
-//! listeners. It is told to go, the old one retires, and its workers hand over their connections, as
-//! `daemon/upgrade` has it. Either of the two may end at any of these steps, and a second upgrade may
-//! follow. The workers' code is the real one; the line between the processes is that of `line.rs`.
+//! listeners. It is told to start, the old process retires, and the old workers hand over their
+//! connections, as in `daemon/upgrade`. Either of the two may end at any of these steps, and a
+//! second upgrade may follow. The workers' code is the real one; the line between the processes is
+//! that of `line.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;

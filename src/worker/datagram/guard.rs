@@ -1,6 +1,6 @@
-//! Which datagrams are not answered. The source of a datagram can be forged, so a server that
-//! answers all of them can be used against others: two echo services that answer each other for
-//! ever, or many machines that answer one broadcast.
+//! Which datagrams get no reply. The source of a datagram can be forged, so a server that replies
+//! to all of them can be used to attack others: two echo services that reply to each other forever,
+//! or many machines that reply to one broadcast.
 //!
 //! The rules are those of inetd in BSD (`dg_badinput`: no reply to a port below IPPORT_RESERVED, to
 //! that of NFS, or to a broadcast), which followed CERT advisory CA-1996-01; and two more:
@@ -10,7 +10,7 @@
 //! * It is 2049, the port of NFS.
 //! * It is the port of the socket itself: probably a server of the same kind elsewhere.
 //! * The datagram was sent to a broadcast or multicast address.
-//! * The kernel tells no source.
+//! * The kernel reports no source.
 
 use crate::net::mmsg::Arrived;
 use crate::service::Arrival;

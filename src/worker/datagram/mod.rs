@@ -6,18 +6,17 @@
 //!    └─────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The threads stand beside the workers. A datagram needs nothing of what a worker keeps for a
+//! These threads run beside the workers. A datagram needs nothing of what a worker keeps for a
 //! connection: no context, no timer, no place in a queue. So a thread that sleeps in the receive
-//! itself is enough, without an event loop: two system calls for each batch. Workers without such a
-//! neighbour run the code that they ran before, and a flood of datagrams takes no turn of a
-//! connection.
+//! itself is enough, without an event loop: two system calls for each batch. The workers' code does
+//! not depend on them, and a flood of datagrams takes no turn from a connection.
 //!
 //! A batch is what has arrived when the thread wakes, at most [`BATCH`] datagrams, so a reply waits
 //! for no later datagram. All memory is allocated before the thread's first receive.
 //!
 //! * here: start, stop, and the loop
 //! * `socket`: what a thread needs of the system, as a seam
-//! * `guard`: what is not answered, so that nobody can use the server against another
+//! * `guard`: which datagrams get no reply, so that nobody can use the server to attack another
 //! * `source_rate`: the limit of each source
 //! * `wake`: ends the receives of sockets that another process goes on to use
 

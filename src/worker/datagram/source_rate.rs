@@ -7,7 +7,7 @@
 //! never seen, so its place is free, and nothing needs to be removed.
 //!
 //! If all places of a source's set are taken, the source is refused. Otherwise a flood of forged
-//! sources could push a source out of the table, whose allowance would then begin anew.
+//! sources could push a source out of the table, whose allowance would then start again.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;

@@ -1,5 +1,6 @@
-//! Wakes threads that wait in a receive, whose sockets another process goes on to use: to shut such a
-//! socket down would shut it down for both. A signal ends the receive of one thread.
+//! Wakes threads that wait in a receive on sockets that another process continues to use. Shutting
+//! down such a socket would shut it down for both processes. A signal ends the receive of one
+//! thread.
 #![allow(unsafe_code)]
 #![cfg_attr(
     not(any(test, feature = "daemon", feature = "sim")),

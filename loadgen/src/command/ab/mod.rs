@@ -1,11 +1,11 @@
 //! `loadgen ab A B ...`: targets measured against each other, in rounds.
 //!
 //! In each round all targets are connected, and each is driven for a slice of time, one after the
-//! other in random order, or all at once (`--together`). What changes on the machine from round to
-//! round is then in all targets alike, and the order does not favour any. Each round makes new
-//! connections and new threads: which worker of a server a connection falls to, and on which
-//! processor a thread runs, is luck that lasts as long as they do. So it differs from round to round
-//! too, and is part of the interval.
+//! other in random order, or all at once (`--together`). Changes on the machine from round to round
+//! then affect all targets alike, and the order favours none. Each round makes new connections and
+//! new threads: which worker of a server gets a connection, and on which processor a thread runs,
+//! is random and lasts as long as they do. It therefore differs from round to round, and the
+//! interval includes its effect.
 //!
 //! A slice is an ordinary run. Its requests are verified and accounted for as those of any run, and
 //! its histogram is its own.

@@ -1,6 +1,6 @@
-//! Whether requests pile up: the fewest outstanding ones in the middle and at the end of the measured
-//! period. A server that takes what is offered has about as many at any time. A hiccup does not
-//! change the fewest ones, unless it is as long as a window.
+//! Whether requests pile up: the lowest number of outstanding requests in the middle and at the end
+//! of the measured period. If the server keeps up, both are about equal. A short stall does not
+//! change the lowest number, unless it is as long as a window.
 
 use std::time::Duration;
 

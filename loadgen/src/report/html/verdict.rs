@@ -1,4 +1,4 @@
-//! What a result is worth, in plain sentences, and what that rests on.
+//! How reliable a result is, in plain sentences, and why.
 
 use crate::error::Exit;
 use crate::plan::calibration::Calibration;

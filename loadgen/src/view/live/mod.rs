@@ -1,4 +1,4 @@
-//! The live view: charts that are redrawn while the run goes on, on a thread of their own. The main
+//! The live view: charts that are redrawn during the run, on their own thread. The main
 //! thread only passes on what it has; no thread of clients takes part.
 //!
 //! * here: the thread

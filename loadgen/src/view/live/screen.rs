@@ -1,5 +1,5 @@
-//! The screen of the live view: the terminal's alternate one, so that all that was written before
-//! is there again when the view ends, and the report follows it. Nothing is drawn while the job is
+//! The screen of the live view: the terminal's alternate screen, so that the previous content
+//! returns when the view ends, and the report follows it. Nothing is drawn while the job is
 //! stopped or in the background.
 //!
 //! The state is static, because signals and panics leave the screen from other threads.

@@ -1,8 +1,8 @@
 //! The byte layer of TLS: a session of rustls between a connection's socket and its service.
 //!
-//! The connection is open when the handshake is done, on either side. close_notify is the end of the peer's stream,
-//! as FIN is without TLS, and a FIN without it means that the stream was cut. When the service ends
-//! its output, close_notify precedes FIN.
+//! The connection is open when the handshake is done, on either side. close_notify is the end of
+//! the peer's stream, as FIN is without TLS, and a FIN without it means that the stream may be
+//! truncated. When the service ends its output, close_notify precedes FIN.
 //!
 //! Output is encrypted at most [`AHEAD`](Records::AHEAD) bytes before the kernel takes it, so that the bound of a
 //! service's output bounds the output. Input is decrypted as it arrives, because the worker receives

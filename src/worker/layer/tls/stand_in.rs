@@ -3,7 +3,7 @@
 //! clock, so the layer around it can be tested with everything that may happen to records.
 //!
 //! A record is its type, the length of its body (16 bits, big-endian) and the body. The client's
-//! first record is HELLO with a key, which the server answers with a longer HELLO. The client's
+//! first record is HELLO with a key, to which the server replies with a longer HELLO. The client's
 //! second is FINISHED. All later bodies are combined by XOR with a key stream that depends on the
 //! direction and the number of the record, and end with a byte that must be right.
 
