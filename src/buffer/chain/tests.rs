@@ -225,7 +225,7 @@ fn debug_output_tells_the_range_and_not_the_data() {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum ChainOperation {
     Push(Vec<u8>),
     Pop,
     Consume(usize),
@@ -234,16 +234,16 @@ enum Step {
     Take,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn operation() -> impl Strategy<Value = ChainOperation> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..=SIZE);
     let several = move || prop::collection::vec(bytes(), 0..3);
     prop_oneof![
-        bytes().prop_map(Step::Push),
-        Just(Step::Pop),
-        (0usize..20).prop_map(Step::Consume),
-        several().prop_map(Step::Append),
-        several().prop_map(Step::Absorb),
-        Just(Step::Take),
+        bytes().prop_map(ChainOperation::Push),
+        Just(ChainOperation::Pop),
+        (0usize..20).prop_map(ChainOperation::Consume),
+        several().prop_map(ChainOperation::Append),
+        several().prop_map(ChainOperation::Absorb),
+        Just(ChainOperation::Take),
     ]
 }
 
@@ -253,7 +253,7 @@ proptest! {
     /// A chain is a queue of bytes: after any operations it agrees with a plain vector, and no
     /// buffer is lost.
     #[test]
-    fn a_chain_is_a_queue_of_bytes(steps in prop::collection::vec(step(), 0..60)) {
+    fn a_chain_is_a_queue_of_bytes(operations in prop::collection::vec(operation(), 0..60)) {
         let pool = pool(400);
         let mut chain = Chain::new(&pool);
         let mut model = Vec::new();
@@ -262,32 +262,32 @@ proptest! {
             parts.iter().for_each(|part| chain.push_back(lease_of(&pool, part)));
             chain
         };
-        for step in steps {
-            match step {
-                Step::Push(bytes) => {
+        for operation in operations {
+            match operation {
+                ChainOperation::Push(bytes) => {
                     chain.push_back(lease_of(&pool, &bytes));
                     model.extend(bytes);
                 }
-                Step::Pop => {
+                ChainOperation::Pop => {
                     let front = chain.pop_front();
                     let count = front.as_ref().map_or(0, Lease::len);
                     let expected: Vec<u8> = model.drain(..count).collect();
                     prop_assert_eq!(front.as_ref().map_or(&[][..], |lease| lease.filled()), &expected[..]);
                 }
-                Step::Consume(count) => {
+                ChainOperation::Consume(count) => {
                     let count = count.min(chain.len());
                     chain.consume(count);
                     model.drain(..count);
                 }
-                Step::Append(parts) => {
+                ChainOperation::Append(parts) => {
                     chain.append(&mut chain_of(&parts));
                     model.extend(parts.concat());
                 }
-                Step::Absorb(parts) => {
+                ChainOperation::Absorb(parts) => {
                     chain.absorb(&mut chain_of(&parts));
                     model.extend(parts.concat());
                 }
-                Step::Take => {
+                ChainOperation::Take => {
                     prop_assert_eq!(bytes_of(&chain.take()), &model[..]);
                     model.clear();
                 }

@@ -127,18 +127,18 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum AgendaOperation {
         Set(u32, u64),
         Clear(u32),
         Pop(u64),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn operation() -> impl Strategy<Value = AgendaOperation> {
         let slot = || 0..SLOTS as u32;
         prop_oneof![
-            (slot(), 0u64..50).prop_map(|(slot, due)| Step::Set(slot, due)),
-            slot().prop_map(Step::Clear),
-            (0u64..50).prop_map(Step::Pop),
+            (slot(), 0u64..50).prop_map(|(slot, due)| AgendaOperation::Set(slot, due)),
+            slot().prop_map(AgendaOperation::Clear),
+            (0u64..50).prop_map(AgendaOperation::Pop),
         ]
     }
 
@@ -147,21 +147,21 @@ mod tests {
 
         /// After any operations it agrees with a plain table that is searched, and it never grows.
         #[test]
-        fn it_is_a_table_of_times(steps in prop::collection::vec(step(), 0..200)) {
+        fn it_is_a_table_of_times(operations in prop::collection::vec(operation(), 0..200)) {
             let mut agenda = Agenda::new(SLOTS);
             let room = agenda.heap.capacity();
             let mut model = [None; SLOTS];
-            for step in steps {
-                match step {
-                    Step::Set(slot, due) => {
+            for operation in operations {
+                match operation {
+                    AgendaOperation::Set(slot, due) => {
                         agenda.set(slot, at(due));
                         model[slot as usize] = Some(at(due));
                     }
-                    Step::Clear(slot) => {
+                    AgendaOperation::Clear(slot) => {
                         agenda.clear(slot);
                         model[slot as usize] = None;
                     }
-                    Step::Pop(now) => {
+                    AgendaOperation::Pop(now) => {
                         let first = model.iter().flatten().min().copied();
                         let popped = agenda.pop(at(now));
                         prop_assert_eq!(popped.is_some(), first.is_some_and(|due| due <= at(now)));

@@ -34,9 +34,9 @@ struct Model {
     next: u32,
 }
 
-/// One step of a schedule.
+/// One action of a schedule.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum PoolAction {
     /// A connection of a worker needs this many buffers.
     Want(usize, usize),
     /// A connection of a worker returns what it holds.
@@ -74,9 +74,9 @@ impl World {
         World { workers: (0..WORKERS).map(worker).collect(), reserve }
     }
 
-    fn step(&mut self, step: Step) {
-        match step {
-            Step::Want(worker, count) => {
+    fn apply(&mut self, action: PoolAction) {
+        match action {
+            PoolAction::Want(worker, count) => {
                 let model = &mut self.workers[worker];
                 let (slot, ticket) = (model.next, self.reserve.board().ticket());
                 model.next += 1;
@@ -88,17 +88,17 @@ impl World {
                 }
                 self.turn(worker);
             }
-            Step::Return(worker) => {
+            PoolAction::Return(worker) => {
                 if self.workers[worker].held.pop().is_some() {
                     self.turn(worker);
                 }
             }
-            Step::Turn(worker) => {
+            PoolAction::Turn(worker) => {
                 if self.workers[worker].woken.0.swap(false, Ordering::Relaxed) {
                     self.turn(worker);
                 }
             }
-            Step::Take(worker) => {
+            PoolAction::Take(worker) => {
                 let before = self.free();
                 let model = &mut self.workers[worker];
                 let own = model.pool.own();
@@ -177,7 +177,7 @@ impl World {
             let Some(next) = self.workers.iter().find(woken).map(|model| model.index) else {
                 return self.assert_nobody_waits_in_vain();
             };
-            self.step(Step::Turn(next));
+            self.apply(PoolAction::Turn(next));
         }
         panic!("the workers wake each other for ever");
     }
@@ -191,13 +191,13 @@ impl World {
     }
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn action() -> impl Strategy<Value = PoolAction> {
     let worker = || 0..WORKERS;
     prop_oneof![
-        3 => (worker(), 1usize..=3).prop_map(|(worker, count)| Step::Want(worker, count)),
-        3 => worker().prop_map(Step::Return),
-        3 => worker().prop_map(Step::Turn),
-        1 => worker().prop_map(Step::Take),
+        3 => (worker(), 1usize..=3).prop_map(|(worker, count)| PoolAction::Want(worker, count)),
+        3 => worker().prop_map(PoolAction::Return),
+        3 => worker().prop_map(PoolAction::Turn),
+        1 => worker().prop_map(PoolAction::Take),
     ]
 }
 
@@ -209,11 +209,11 @@ proptest! {
     #[test]
     fn the_oldest_waiter_that_can_be_served_is_served(
         buffers in 1u32..6,
-        steps in prop::collection::vec((step(), any::<bool>()), 0..120),
+        actions in prop::collection::vec((action(), any::<bool>()), 0..120),
     ) {
         let mut world = World::new(buffers);
-        for (step, settles) in steps {
-            world.step(step);
+        for (action, settles) in actions {
+            world.apply(action);
             if settles {
                 world.settle();
             }
@@ -222,7 +222,7 @@ proptest! {
         // In the end everybody is served who can be.
         for _ in 0..SLOTS {
             for worker in 0..WORKERS {
-                world.step(Step::Return(worker));
+                world.apply(PoolAction::Return(worker));
             }
             world.settle();
         }
