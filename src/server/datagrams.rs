@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::{io, mem};
 
-use super::{End, Running, Shared};
+use super::{End, Running, ServerState};
 use crate::base::endpoint::Endpoint;
 use crate::buffer::room;
 use crate::config::{Config, Limits, Sizes, UdpOptions};
@@ -175,7 +175,7 @@ impl Datagrams {
 }
 
 /// Runs a thread from start to end.
-fn work(shared: &Arc<Shared>, setup: Setup) {
+fn work(shared: &Arc<ServerState>, setup: Setup) {
     let mut end = End { shared, worker: None, cut: 0, failed: true };
     Thread::new(setup).run();
     end.failed = false;

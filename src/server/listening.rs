@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "daemon")]
-use super::{ServerHandle, Shared, transpose};
+use super::{ServerHandle, ServerState, transpose};
 use crate::base::endpoint::Endpoint;
 #[cfg(feature = "daemon")]
 use crate::error::StartError;
@@ -105,7 +105,7 @@ impl Places {
 /// Listeners that every worker has, and that accept nothing yet. Dropping it closes them.
 #[cfg(feature = "daemon")]
 pub(crate) struct Prepared<'a> {
-    shared: &'a Shared,
+    shared: &'a ServerState,
     /// Their numbers, and where they are, with the actual ports.
     places: Vec<(usize, Endpoint)>,
     offers: Vec<Offer>,
@@ -147,7 +147,7 @@ impl Drop for Prepared<'_> {
 }
 
 #[cfg(feature = "daemon")]
-impl Shared {
+impl ServerState {
     /// Gives each worker a command, and waits until all have reported, unless the server is to end.
     fn ask_workers(
         &self,

@@ -80,7 +80,7 @@ pub struct Server;
 /// calls that would wait for a worker return [`SendError::OnWorkerThread`] or
 /// [`Drained::OnWorkerThread`].
 pub struct ServerHandle {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     threads: Vec<JoinHandle<()>>,
     endpoints: Vec<Endpoint>,
     /// The most connections that the memory is for.
@@ -92,7 +92,7 @@ pub struct ServerHandle {
 }
 
 /// What the handle and the worker threads share.
-struct Shared {
+struct ServerState {
     mailboxes: Arc<Mailboxes>,
     clients: Clients,
     counters: Vec<Arc<Counters>>,
@@ -138,7 +138,7 @@ pub enum Drained {
 
 thread_local! {
     /// The data that the worker on this thread shares with its server; null on other threads.
-    static WORKER_OF: Cell<*const Shared> = const { Cell::new(ptr::null()) };
+    static WORKER_OF: Cell<*const ServerState> = const { Cell::new(ptr::null()) };
 }
 
 impl Server {
@@ -304,7 +304,7 @@ struct Parts {
     limits: Limits,
     reserve: Arc<Reserve>,
     permits: Arc<Permits>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
 }
 
 /// Adds the sum of the memory to the error if the system refused some of it.
@@ -325,7 +325,7 @@ fn start_workers<S: Service, L: Layer + Clone + Send>(
     mailboxes: Arc<Mailboxes>,
     plan: ServicePlan<S>,
     layer: L,
-) -> Result<(Arc<Shared>, Vec<JoinHandle<()>>), StartError> {
+) -> Result<(Arc<ServerState>, Vec<JoinHandle<()>>), StartError> {
     let resource = |what| move |error| StartError::Resource { what, error };
     let workers = limits.workers;
     let reserve =
@@ -351,7 +351,7 @@ fn start_workers<S: Service, L: Layer + Clone + Send>(
         limits: limits.clone(),
         reserve,
         permits: permits.clone(),
-        shared: Arc::new(Shared {
+        shared: Arc::new(ServerState {
             mailboxes,
             clients,
             counters: (0..workers).map(|_| Arc::default()).collect(),
@@ -389,7 +389,7 @@ fn start_workers<S: Service, L: Layer + Clone + Send>(
 
 /// Stops what has been started if the start fails halfway.
 struct Running {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -471,7 +471,7 @@ fn make_worker<S: Service, L: Layer>(
 
 /// Reports the end of a thread, even of one that panics.
 struct End<'a> {
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<ServerState>,
     /// The number of the worker, if it is one.
     worker: Option<usize>,
     cut: u64,
@@ -497,7 +497,7 @@ impl Drop for End<'_> {
     }
 }
 
-impl Shared {
+impl ServerState {
     fn ended(&self) -> MutexGuard<'_, Ended> {
         // The lock only guards counts, which are valid even after a panic.
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
@@ -570,7 +570,7 @@ impl Shared {
 /// Continues connections of another process. It does not keep the server running.
 #[cfg(feature = "daemon")]
 #[derive(Clone)]
-pub(crate) struct Taker(Arc<Shared>);
+pub(crate) struct Taker(Arc<ServerState>);
 
 #[cfg(feature = "daemon")]
 impl Taker {

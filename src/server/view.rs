@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::listening::{Place, State};
 use super::messaging::{Broadcast, Clients};
-use super::{ServerHandle, Shared};
+use super::{ServerHandle, ServerState};
 use crate::base::endpoint::Endpoint;
 use crate::base::key::ConnectionId;
 use crate::config::{Limits, MemorySum};
@@ -47,7 +47,7 @@ impl fmt::Display for NotDone {
 
 /// A view of a server. It does not keep the server running.
 pub(crate) struct View {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     pub(crate) memory: MemorySum,
 }
 

@@ -11,7 +11,7 @@ use super::marks::Mark;
 use super::sys::{
     CONNECT_ERRORS, RECV_ERRORS, SEND_ERRORS, SimSys, Woken, draw, endpoint, received,
 };
-use super::world::{EndpointId, Handle, Shared, What, World};
+use super::world::{EndpointId, Handle, SharedWorld, What, World};
 use crate::base::endpoint::Peer;
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
@@ -24,7 +24,7 @@ use crate::shared::permits::{Permit, Permits};
 
 /// The engine of one worker.
 pub(crate) struct SimEngine {
-    world: Shared,
+    world: SharedWorld,
     worker: usize,
     woken: Arc<Woken>,
     pool: Pool,
@@ -72,7 +72,7 @@ impl Operation {
 
 impl SimEngine {
     pub(super) fn new(
-        world: Shared,
+        world: SharedWorld,
         worker: usize,
         woken: Arc<Woken>,
         pool: Pool,

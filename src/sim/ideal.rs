@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::clock::set_now;
 use super::seat::{Seat, SeatParts, wants_turn};
 use super::sys::{SimSys, Woken};
-use super::world::{Handle, Rates, Shared, What, World};
+use super::world::{Handle, Rates, SharedWorld, What, World};
 use crate::base::time::Time;
 use crate::buffer::{Pool, Reserve};
 use crate::config::Limits;
@@ -145,7 +145,7 @@ fn quiet_world(network: Network, workers: usize) -> World {
 }
 
 /// Runs the events that are due. Returns whether there were any.
-fn handle_due_events(world: &Shared) -> bool {
+fn handle_due_events(world: &SharedWorld) -> bool {
     let mut world = world.borrow_mut();
     let mut any = false;
     while let Some(event) = world.pop() {
@@ -163,7 +163,7 @@ struct Seated<S: Service> {
 
 impl<S: Service> Seated<S> {
     fn server(
-        world: &Shared,
+        world: &SharedWorld,
         (limits, factory): (ClientLimits, impl ServiceFactory<Service = S>),
         at: usize,
     ) -> io::Result<Self> {
@@ -184,7 +184,7 @@ impl<S: Service> Seated<S> {
     }
 
     fn client(
-        world: &Shared,
+        world: &SharedWorld,
         index: usize,
         (limits, service): (ClientLimits, S),
     ) -> io::Result<Self> {
@@ -193,7 +193,7 @@ impl<S: Service> Seated<S> {
     }
 
     fn new(
-        world: &Shared,
+        world: &SharedWorld,
         index: usize,
         setup: Setup,
         at: Vec<Handle>,
@@ -213,7 +213,7 @@ impl<S: Service> Seated<S> {
     }
 
     /// Runs a turn if the worker wants one. Returns whether it did.
-    fn turn(&mut self, world: &Shared) -> bool {
+    fn turn(&mut self, world: &SharedWorld) -> bool {
         let now = world.borrow().now;
         let wants = !self.worker.is_finished() && wants_turn(&self.worker, &self.woken, now);
         if wants {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::external_message::{EXTERNAL_MIN, external_message};
 use super::marks::Mark;
 use super::service::Seen;
-use super::world::{Shared, World};
+use super::world::{SharedWorld, World};
 use crate::base::time::Time;
 use crate::service::{Connection, ConnectionId, Message, To, Turn};
 use crate::shared::directory::ClientInfo;
@@ -125,7 +125,7 @@ impl Log {
 
 /// Sends the messages of one worker's service.
 pub(super) struct Sender {
-    world: Shared,
+    world: SharedWorld,
     worker: usize,
     rng: fastrand::Rng,
     /// How often it sends, in calls per million.
@@ -141,7 +141,7 @@ pub(super) struct Sender {
 impl Sender {
     /// The sender of a worker, in a seed with messages.
     pub(super) fn draw(
-        world: &Shared,
+        world: &SharedWorld,
         seed: u64,
         worker: usize,
         buffer_size: usize,

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::marks::Marks;
-use super::world::{Shared, Trace};
+use super::world::{SharedWorld, Trace};
 
 /// The result of a seed.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct Report {
 }
 
 /// Runs a world to its end and reports the result.
-pub(super) fn report_of(world: &Shared, run: impl FnOnce()) -> Report {
+pub(super) fn report_of(world: &SharedWorld, run: impl FnOnce()) -> Report {
     let begun = world.borrow().now;
     let failure = failure_of(run);
     let Ok(mut world) = world.try_borrow_mut() else { unreachable!("unwinding ends all borrows") };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::engine::SimEngine;
 use super::sys::{SimSys, Woken};
-use super::world::{Handle, Shared};
+use super::world::{Handle, SharedWorld};
 use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::engine::sys::Listening;
@@ -30,7 +30,7 @@ pub(crate) trait Seat: Engine<Socket = Handle> {
 
 /// The parts of an engine in the world.
 pub(crate) struct SeatParts {
-    pub(crate) world: Shared,
+    pub(crate) world: SharedWorld,
     pub(crate) worker: usize,
     pub(crate) woken: Arc<Woken>,
     pub(crate) slots: usize,

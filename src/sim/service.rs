@@ -16,7 +16,7 @@ use super::messages::{self, Sender};
 use super::protocol::Script;
 use super::run::OPENING_TIMEOUT;
 use super::wire::proxy::Introduction;
-use super::world::{Shared, address_of, canary, peer_of};
+use super::world::{SharedWorld, address_of, canary, peer_of};
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::builtin::dispatch::{BuiltinSession, ListenerServices};
@@ -132,7 +132,7 @@ pub(super) struct Whims {
 
 /// Wraps the services of a listener, observes them, and misbehaves.
 pub(super) struct Watched {
-    pub(super) world: Shared,
+    pub(super) world: SharedWorld,
     pub(super) seen: Rc<RefCell<Seen>>,
     pub(super) whims: Whims,
     pub(super) idle_timeout: Option<Duration>,
@@ -616,7 +616,7 @@ impl Service for Watched {
 
 /// Clients on the engine: each connects, sends, receives its echo, and closes.
 pub(super) struct Clients {
-    pub(super) world: Shared,
+    pub(super) world: SharedWorld,
     pub(super) first_peer: usize,
     pub(super) count: usize,
     pub(super) begun: usize,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 
 use super::marks::Mark;
-use super::world::{Edge, EndpointId, Handle, Shared, Watch, What, World};
+use super::world::{Edge, EndpointId, Handle, SharedWorld, Watch, What, World};
 use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::key::Key;
 use crate::base::time::Time;
@@ -18,7 +18,7 @@ use crate::shared::moved::{Passed, Passing};
 
 /// The system calls of one worker.
 pub(crate) struct SimSys {
-    world: Shared,
+    world: SharedWorld,
     worker: usize,
     woken: Arc<Woken>,
     /// Tokens that the last wait reported twice or without a cause.
@@ -54,7 +54,7 @@ pub(super) fn endpoint(handle: &Handle) -> EndpointId {
 }
 
 /// The connection that has come from another process.
-pub(super) fn received(world: &Shared, passed: Passed) -> Option<Handle> {
+pub(super) fn received(world: &SharedWorld, passed: Passed) -> Option<Handle> {
     let Passed::Simulated(token) = passed else { return None };
     let what = world.borrow_mut().receive_descriptor(&token);
     Some(Handle { world: Rc::clone(world), what })
@@ -95,7 +95,7 @@ pub(super) const SEND_ERRORS: [(Errno, Mark); 6] = [
 ];
 
 impl SimSys {
-    pub(super) fn new(world: Shared, worker: usize, woken: Arc<Woken>) -> SimSys {
+    pub(super) fn new(world: SharedWorld, worker: usize, woken: Arc<Woken>) -> SimSys {
         SimSys { world, worker, woken, extra: Vec::new() }
     }
 

@@ -163,7 +163,10 @@ mod tests {
         }
         for text in ["a.json", "a.json -o b", "a.json -o -", "a.json -o b.txt", "a.json -o .csv"] {
             let error = args(text).form().expect_err(text);
-            assert!(error.to_string().contains("with one of the extensions html, "), "{text}: {error}");
+            assert!(
+                error.to_string().contains("with one of the extensions html, "),
+                "{text}: {error}"
+            );
         }
     }
 

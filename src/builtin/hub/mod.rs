@@ -45,7 +45,7 @@ mod tests;
 use bounds::Bounds;
 use local::Local;
 pub use options::{HubOptions, Slow};
-use outbox::{Outbox, Shared};
+use outbox::{HubState, Outbox};
 
 /// Sends messages between clients. The services of all workers form one hub. Each listener has its
 /// own hub.
@@ -65,7 +65,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    fn new(options: &HubOptions, bounds: Bounds, shared: Arc<Shared>, on: &WorkerContext) -> Hub {
+    fn new(options: &HubOptions, bounds: Bounds, shared: Arc<HubState>, on: &WorkerContext) -> Hub {
         let outbox = Outbox::new(on, shared);
         Hub { local: Box::new(Local::new(options, bounds, on, outbox)) }
     }
@@ -82,7 +82,7 @@ impl ServiceFactory for HubOptions {
         let bounds = Bounds::new(&self, limits.buffer_size, limits.buffers as usize);
         let connections_max = limits.max_connections as usize;
         let tables = connections_max * Local::BYTES_PER_SLOT + Local::fixed_bytes(limits.workers);
-        let shared = Arc::new(Shared::new(limits.workers));
+        let shared = Arc::new(HubState::new(limits.workers));
         ServicePlan::new(move |worker| Hub::new(&self, bounds, shared.clone(), worker))
             .memory_bytes(tables as u64)
             .references(connections_max * bounds.references_per_client())

@@ -121,7 +121,7 @@ impl Unpacking {
 }
 
 /// The state that a hub's services on all workers share, for one listener of one server.
-pub(super) struct Shared {
+pub(super) struct HubState {
     /// One bit for each worker that has members.
     present: AtomicU64,
     /// Number of parcels in transit from each worker to each.
@@ -140,10 +140,10 @@ pub(super) struct Shared {
 /// For the parcels from one worker to another, in the order in which they are sent.
 type TakenAt = [AtomicU64; PARCELS_MAX as usize];
 
-impl Shared {
-    pub(super) fn new(workers: usize) -> Shared {
+impl HubState {
+    pub(super) fn new(workers: usize) -> HubState {
         let timed = if Histogram::EXISTS { workers * workers } else { 0 };
-        Shared {
+        HubState {
             present: AtomicU64::new(0),
             on_the_way: (0..workers * workers).map(|_| AtomicU32::new(0)).collect(),
             taken_at: (0..timed).map(|_| TakenAt::default()).collect(),
@@ -175,7 +175,7 @@ pub(super) enum NoRoom {
 /// The buffers staged for the other workers.
 pub(super) struct Outbox {
     worker: usize,
-    shared: Arc<Shared>,
+    shared: Arc<HubState>,
     parcels: Parcels,
     pool: Pool,
     stages: Vec<Stage>,
@@ -218,7 +218,7 @@ impl Outbox {
         workers * each + not_sent
     }
 
-    pub(super) fn new(context: &WorkerContext, shared: Arc<Shared>) -> Outbox {
+    pub(super) fn new(context: &WorkerContext, shared: Arc<HubState>) -> Outbox {
         Outbox {
             worker: context.worker(),
             shared,
@@ -475,7 +475,7 @@ impl Outbox {
     }
 }
 
-impl Shared {
+impl HubState {
     fn on_the_way(&self, from: usize, to: usize) -> &AtomicU32 {
         &self.on_the_way[from * self.workers + to]
     }

@@ -16,13 +16,13 @@ use crate::error::Errno;
 use crate::sim::engine::SimEngine;
 use crate::sim::seat::{Seat, SeatParts};
 use crate::sim::sys::{SimSys, Woken};
-use crate::sim::world::{EndpointId, Handle, Rates, Shared, What, World};
+use crate::sim::world::{EndpointId, Handle, Rates, SharedWorld, What, World};
 
 pub(super) type Readiness = InWorld<MioEngine<SimSys>>;
 pub(super) type Completions = InWorld<SimEngine>;
 
 pub(super) struct InWorld<E> {
-    world: Shared,
+    world: SharedWorld,
     peers: Cell<u16>,
     engine: PhantomData<E>,
 }

@@ -91,12 +91,12 @@ pub(super) struct Log {
 }
 
 /// The log, shared with callbacks.
-pub(super) struct Shared {
+pub(super) struct SharedLog {
     log: Mutex<Log>,
     in_callback: AtomicBool,
 }
 
-impl Shared {
+impl SharedLog {
     pub(super) fn log(&self) -> std::sync::MutexGuard<'_, Log> {
         self.log.lock().expect("no thread panics while it holds the log")
     }
@@ -129,7 +129,7 @@ pub(super) struct Caller {
 /// All callers.
 pub(super) struct Callers {
     pub(super) all: Vec<Caller>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedLog>,
     submission: Arc<Submission>,
 }
 
@@ -147,7 +147,7 @@ impl Callers {
             connected: Vec::new(),
             suspended: (Time::ZERO, Time::ZERO),
         };
-        let shared = Shared { log: Mutex::new(log), in_callback: AtomicBool::new(false) };
+        let shared = SharedLog { log: Mutex::new(log), in_callback: AtomicBool::new(false) };
         Callers { all: Vec::new(), shared: Arc::new(shared), submission }
     }
 
@@ -290,7 +290,7 @@ fn options(
     rng: &mut fastrand::Rng,
     framing: Option<Framing>,
     connect_timeout: Duration,
-    shared: &Arc<Shared>,
+    shared: &Arc<SharedLog>,
     number: usize,
 ) -> (Options, bool) {
     let shared = shared.clone();
@@ -364,7 +364,7 @@ impl Manners {
     }
 }
 
-impl Shared {
+impl SharedLog {
     fn state(&self, caller: usize, state: &State) {
         let mut log = self.log();
         log.untold.push((caller, format!("caller {caller}: {state:?}")));
@@ -388,7 +388,13 @@ pub(super) fn data_of(number: usize, length: usize) -> Vec<u8> {
 }
 
 /// Starts an operation and logs its result.
-fn begin(shared: &Arc<Shared>, client: &Arc<Client>, caller: usize, manners: Manners, what: What) {
+fn begin(
+    shared: &Arc<SharedLog>,
+    client: &Arc<Client>,
+    caller: usize,
+    manners: Manners,
+    what: What,
+) {
     let mut log = shared.log();
     let nth = log.records.len();
     let data = match what {
@@ -426,7 +432,7 @@ fn begin(shared: &Arc<Shared>, client: &Arc<Client>, caller: usize, manners: Man
 
 /// Logs the result of an operation.
 struct Ends {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
     client: Weak<Client>,
     nth: usize,
     manners: Manners,

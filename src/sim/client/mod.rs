@@ -18,7 +18,7 @@ use super::marks::Mark;
 use super::report::{Report, report_of};
 use super::seat::{Seat, SeatParts, wants_turn};
 use super::sys::{SimSys, Woken};
-use super::world::{Event, Handle, Rates, Route, Shared, What, World, peer_of};
+use super::world::{Event, Handle, Rates, Route, SharedWorld, What, World, peer_of};
 use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::client::driver::Driver;
@@ -67,7 +67,7 @@ pub(super) fn run(seed: u64, told: bool) -> Report {
 }
 
 /// A world with the rates and sizes of a seed.
-fn drawn(seed: u64, told: bool) -> Shared {
+fn drawn(seed: u64, told: bool) -> SharedWorld {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0xc11e);
     let mut rate = |in_how_many: u32, most: u32| {
         if rng.u32(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
@@ -97,7 +97,7 @@ fn drawn(seed: u64, told: bool) -> Shared {
 
 /// A loop with its clients, their callers, and the servers.
 struct ClientWorld<E: Seat> {
-    world: Shared,
+    world: SharedWorld,
     worker: Option<Worker<E, Driver>>,
     woken: Arc<Woken>,
     pool: Pool,
@@ -131,7 +131,7 @@ struct ClientWorld<E: Seat> {
 }
 
 impl<E: Seat> ClientWorld<E> {
-    fn new(seed: u64, world: Shared, keeps_all: bool) -> ClientWorld<E> {
+    fn new(seed: u64, world: SharedWorld, keeps_all: bool) -> ClientWorld<E> {
         let begun = world.borrow().now;
         clock::set_now(begun);
         let mut borrowed = world.borrow_mut();

@@ -33,7 +33,7 @@ mod world;
 use draw::{Serves, Upgrade};
 use model::{Allowances, rude};
 use socket::{InTurn, SimClock, SimSocket};
-use world::{Event, Order, Process, Shared, World, lock};
+use world::{Event, Order, Process, SharedWorld, World, lock};
 
 /// More steps than any seed needs.
 const STEPS_MAX: u64 = 300_000;
@@ -54,7 +54,7 @@ pub(super) fn run(seed: u64, told: bool) -> Report {
 
 /// The threads of all processes, with the world around them.
 struct Simulation {
-    world: Shared,
+    world: SharedWorld,
     threads: Vec<Option<Thread<SimSocket>>>,
     counters: Vec<Arc<Counters>>,
     /// The process that serves, or will when it begins.
@@ -62,7 +62,7 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(world: Shared) -> Simulation {
+    fn new(world: SharedWorld) -> Simulation {
         let mut simulation =
             Simulation { world, threads: Vec::new(), counters: Vec::new(), serves: 0 };
         simulation.add_process();

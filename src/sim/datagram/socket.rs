@@ -9,7 +9,7 @@ use std::slice;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::world::{Shared, lock};
+use super::world::{SharedWorld, lock};
 use crate::base::time::Time;
 use crate::builtin::stamp::Clock;
 use crate::engine::sys::ClockError;
@@ -19,7 +19,7 @@ use crate::worker::datagram::Socket;
 
 /// A descriptor of a simulated socket, of one thread.
 pub(super) struct SimSocket {
-    pub(super) world: Shared,
+    pub(super) world: SharedWorld,
     pub(super) thread: usize,
 }
 
@@ -244,7 +244,7 @@ impl Drop for SimSocket {
 
 /// The wall clock of the world, for a thread's service.
 pub(super) struct SimClock {
-    pub(super) world: Shared,
+    pub(super) world: SharedWorld,
     pub(super) thread: usize,
 }
 

@@ -16,10 +16,10 @@ use crate::sim::marks::{Mark, Marks};
 use crate::sim::world::Trace;
 use crate::worker::datagram::Stopper;
 
-pub(super) type Shared = Arc<Mutex<World>>;
+pub(super) type SharedWorld = Arc<Mutex<World>>;
 
 /// The world, also after a check has failed in it.
-pub(super) fn lock(world: &Shared) -> MutexGuard<'_, World> {
+pub(super) fn lock(world: &SharedWorld) -> MutexGuard<'_, World> {
     world.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -114,7 +114,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn carry_out(self, world: &Shared) {
+    pub(super) fn carry_out(self, world: &SharedWorld) {
         let mut held = lock(world);
         let process = &mut held.processes[self.process];
         if process.is_told {

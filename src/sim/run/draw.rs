@@ -27,13 +27,13 @@ use crate::sim::seat::{Seat, SeatParts};
 use crate::sim::service::{Clients, Watched, Whims};
 use crate::sim::sys::Woken;
 use crate::sim::wire::Framing;
-use crate::sim::world::{Event, Handle, ListenerId, Rates, Shared, What, World};
+use crate::sim::world::{Event, Handle, ListenerId, Rates, SharedWorld, What, World};
 use crate::worker::layer::Layer;
 use crate::worker::{ListenerOf, Rules, Setup, Worker};
 
 impl World {
     /// A world with the rates and sizes of a seed. Each kind of fault occurs in some seeds only.
-    pub(super) fn drawn(seed: u64, told: bool) -> Shared {
+    pub(super) fn drawn(seed: u64, told: bool) -> SharedWorld {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed);
         let mut rate = |in_how_many: u32, most: u32| {
             if rng.u32(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
@@ -131,7 +131,7 @@ fn plan(drawn: &Draw, workers: usize, listeners: usize) -> ServicePlan<ListenerS
 
 impl<E: Seat, L: Layer> Simulation<E, L> {
     pub(super) fn new(
-        world: Shared,
+        world: SharedWorld,
         layer: impl Fn(&[Framing]) -> L + 'static,
     ) -> Simulation<E, L> {
         let (workers, begun) = (world.borrow().workers, world.borrow().now);

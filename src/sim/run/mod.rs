@@ -24,7 +24,7 @@ use super::seat::{Seat, wants_turn};
 use super::service::{Clients, Seen, Watched, Whims};
 use super::sys::{SimSys, Woken};
 use super::wire::Framing;
-use super::world::{Event, ListenerId, Shared, World};
+use super::world::{Event, ListenerId, SharedWorld, World};
 use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::engine::MioEngine;
@@ -97,7 +97,7 @@ fn run_with<E: Seat, L: Layer>(
 
 /// A world with servers and clients in it.
 struct Simulation<E: Seat, L: Layer> {
-    world: Shared,
+    world: SharedWorld,
     drawn: Rc<Draw>,
     /// Makes the byte layer of a worker.
     layer: Box<dyn Fn() -> L>,

@@ -28,7 +28,7 @@ mod connections;
 mod descriptors;
 mod readiness;
 
-pub(crate) type Shared = Rc<RefCell<World>>;
+pub(crate) type SharedWorld = Rc<RefCell<World>>;
 pub(crate) type EndpointId = usize;
 pub(crate) type ListenerId = usize;
 
@@ -301,7 +301,7 @@ impl Trace {
 
 /// A descriptor of a process under test. Dropping it closes it.
 pub(crate) struct Handle {
-    pub(crate) world: Shared,
+    pub(crate) world: SharedWorld,
     pub(crate) what: What,
 }
 

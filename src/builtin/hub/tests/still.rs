@@ -118,7 +118,7 @@ impl Still {
             (Arc::new(Mailboxes::new(workers)), Directory::new(workers, SLOTS));
         let reserve = Reserve::new(size, buffers).unwrap();
         let bounds = Bounds::new(&options, size, buffers as usize);
-        let shared = Arc::new(Shared::new(workers));
+        let shared = Arc::new(HubState::new(workers));
         let worker = |worker| {
             let references = SLOTS * bounds.references_per_client();
             let pool = Pool::with_references(reserve.clone(), worker, references);
