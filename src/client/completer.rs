@@ -48,7 +48,7 @@ pub(super) type Convert<T> = fn(Outcome) -> T;
 
 pub(super) type Callback = Box<dyn FnOnce(Outcome) + Send>;
 
-pub(super) enum Stage {
+pub(super) enum CompletionStage {
     Waiting,
     WithCallback(Callback),
     Done(Outcome),
@@ -56,7 +56,7 @@ pub(super) enum Stage {
 }
 
 pub(super) struct Cell {
-    stage: Mutex<Stage>,
+    stage: Mutex<CompletionStage>,
     pub(super) done: Condvar,
     /// The loop's thread, which must not wait for the operation.
     pub(super) loop_thread: ThreadId,
@@ -65,7 +65,7 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Stage> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, CompletionStage> {
         // No code panics while holding the lock.
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,23 +73,26 @@ impl Cell {
     /// Returns whether to send a cancel to the loop. It is sent once, and not after the operation
     /// has completed. This bounds the number of cancels in the loop's queue.
     pub(super) fn request_cancel(&self) -> bool {
-        let is_complete = matches!(&*self.lock(), Stage::Done(_) | Stage::Taken);
+        let is_complete =
+            matches!(&*self.lock(), CompletionStage::Done(_) | CompletionStage::Taken);
         !is_complete && !self.cancelled.swap(true, Ordering::Relaxed)
     }
 
     fn complete(&self, outcome: Outcome) {
         let mut stage = self.lock();
-        match std::mem::replace(&mut *stage, Stage::Taken) {
-            Stage::Waiting => {
-                *stage = Stage::Done(outcome);
+        match std::mem::replace(&mut *stage, CompletionStage::Taken) {
+            CompletionStage::Waiting => {
+                *stage = CompletionStage::Done(outcome);
                 drop(stage);
                 self.done.notify_all();
             }
-            Stage::WithCallback(callback) => {
+            CompletionStage::WithCallback(callback) => {
                 drop(stage);
                 call(callback, outcome);
             }
-            Stage::Done(_) | Stage::Taken => unreachable!("an operation completes once"),
+            CompletionStage::Done(_) | CompletionStage::Taken => {
+                unreachable!("an operation completes once")
+            }
         }
     }
 }
@@ -180,7 +183,7 @@ pub(super) struct Completer(Option<Arc<Cell>>);
 
 impl Completer {
     pub(super) fn new(loop_thread: ThreadId) -> (Completer, Arc<Cell>) {
-        let stage = Mutex::new(Stage::Waiting);
+        let stage = Mutex::new(CompletionStage::Waiting);
         let cell = Arc::new(Cell {
             stage,
             done: Condvar::new(),

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::completer::{Callback, Cell, Convert, Outcome, Stage, call};
+use super::completer::{Callback, Cell, CompletionStage, Convert, Outcome, call};
 use super::error::{Error, Failed};
 use super::submission::Submission;
 
@@ -58,7 +58,7 @@ impl<T: 'static> Pending<T> {
 
     /// Whether the operation has completed. [`wait`](Pending::wait) then returns at once.
     pub fn is_complete(&self) -> bool {
-        matches!(&*self.cell.lock(), Stage::Done(_))
+        matches!(&*self.cell.lock(), CompletionStage::Done(_))
     }
 
     /// Waits until the operation has completed.
@@ -86,8 +86,10 @@ impl<T: 'static> Pending<T> {
     fn wait_until(self, limit: Option<Instant>) -> Result<Result<T, Failed>, Pending<T>> {
         let mut stage = self.cell.lock();
         loop {
-            if matches!(&*stage, Stage::Done(_)) {
-                let Stage::Done(outcome) = std::mem::replace(&mut *stage, Stage::Taken) else {
+            if matches!(&*stage, CompletionStage::Done(_)) {
+                let CompletionStage::Done(outcome) =
+                    std::mem::replace(&mut *stage, CompletionStage::Taken)
+                else {
                     unreachable!("it was looked at");
                 };
                 return Ok((self.convert)(outcome));
@@ -126,13 +128,15 @@ impl<T: 'static> Pending<T> {
         let convert = self.convert;
         let callback: Callback = Box::new(move |outcome| callback(convert(outcome)));
         let mut stage = self.cell.lock();
-        match std::mem::replace(&mut *stage, Stage::Taken) {
-            Stage::Waiting => *stage = Stage::WithCallback(callback),
-            Stage::Done(outcome) => {
+        match std::mem::replace(&mut *stage, CompletionStage::Taken) {
+            CompletionStage::Waiting => *stage = CompletionStage::WithCallback(callback),
+            CompletionStage::Done(outcome) => {
                 drop(stage);
                 call(callback, outcome);
             }
-            Stage::WithCallback(_) | Stage::Taken => unreachable!("a result is taken once"),
+            CompletionStage::WithCallback(_) | CompletionStage::Taken => {
+                unreachable!("a result is taken once")
+            }
         }
     }
 

@@ -178,7 +178,7 @@ pub(super) struct Outbox {
     shared: Arc<HubState>,
     parcels: Parcels,
     pool: Pool,
-    stages: Vec<Stage>,
+    stages: Vec<StagedFrames>,
     /// How many parcels of each worker were unpacked.
     unpacked: Box<[u32]>,
     /// When the messages were taken that are staged now.
@@ -195,7 +195,7 @@ pub(super) struct Outbox {
 
 /// The frames that are staged for one worker.
 #[derive(Default)]
-struct Stage {
+struct StagedFrames {
     lease: Option<Lease>,
     /// The last run in the buffer, and the position of its head.
     run: Option<(Run, usize)>,
@@ -214,7 +214,8 @@ impl Outbox {
         let not_sent = NOT_SENT_MAX * (size_of::<NotSent>() + size_of::<usize>());
         let times = if Histogram::EXISTS { size_of::<TakenAt>() } else { 0 };
         let waits = 2 * size_of::<AtomicU64>();
-        let each = size_of::<Stage>() + size_of::<AtomicU32>() + size_of::<u32>() + times + waits;
+        let each =
+            size_of::<StagedFrames>() + size_of::<AtomicU32>() + size_of::<u32>() + times + waits;
         workers * each + not_sent
     }
 
@@ -224,7 +225,7 @@ impl Outbox {
             shared,
             parcels: context.parcels(),
             pool: context.pool().clone(),
-            stages: (0..context.workers()).map(|_| Stage::default()).collect(),
+            stages: (0..context.workers()).map(|_| StagedFrames::default()).collect(),
             unpacked: vec![0; context.workers()].into(),
             taken_at: Time::ZERO,
             notified: 0,
@@ -368,7 +369,7 @@ impl Outbox {
             if self.parcels.has_ended(worker) {
                 // The clients of this worker are gone, and nothing will take the frames.
                 self.has_moved |= self.stages[worker].lease.is_some();
-                self.stages[worker] = Stage::default();
+                self.stages[worker] = StagedFrames::default();
                 continue;
             }
             if self.stages[worker].lost_notices {

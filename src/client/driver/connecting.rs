@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::slot::ConnectAttempt;
-use super::{Driver, Ended, Error, NONE, Place, Stage, State, Stream};
+use super::{ConnectionStage, Driver, Ended, Error, NONE, Place, State, Stream};
 use crate::base::endpoint::Endpoint;
 use crate::base::time::Time;
 use crate::client::error::Attempt;
@@ -67,12 +67,12 @@ fn interleaved(addresses: &[Endpoint]) -> Vec<Endpoint> {
 impl Driver {
     pub(super) fn submit_connect(&mut self, i: u32, index: u32) {
         let slot = &mut self.slots[i as usize];
-        let is_open = matches!(slot.stage, Stage::Open(_)) && !slot.disconnecting;
+        let is_open = matches!(slot.stage, ConnectionStage::Open(_)) && !slot.disconnecting;
         if slot.connect != NONE || is_open {
             return self.reject(index, Error::AlreadyConnected);
         }
         slot.connect = index;
-        if slot.stage == Stage::Idle {
+        if slot.stage == ConnectionStage::Idle {
             self.start_connecting(i);
         }
     }
@@ -99,7 +99,7 @@ impl Driver {
         match known {
             Some(addresses) => self.try_addresses(i, &addresses),
             None => {
-                slot.stage = Stage::Resolving;
+                slot.stage = ConnectionStage::Resolving;
                 self.request_lookup(i);
             }
         }
@@ -128,9 +128,9 @@ impl Driver {
         let addresses =
             addresses.map(|all| all.into_iter().map(Endpoint::from).collect::<Vec<_>>());
         match (slot.stage, addresses) {
-            (Stage::Resolving, Ok(addresses)) => self.try_addresses(i, &addresses),
-            (Stage::Resolving, Err(error)) => self.round_failed(i, error),
-            (Stage::BackOff(_), Ok(addresses)) => slot.found = Some(addresses),
+            (ConnectionStage::Resolving, Ok(addresses)) => self.try_addresses(i, &addresses),
+            (ConnectionStage::Resolving, Err(error)) => self.round_failed(i, error),
+            (ConnectionStage::BackOff(_), Ok(addresses)) => slot.found = Some(addresses),
             _ => {}
         }
     }
@@ -142,7 +142,7 @@ impl Driver {
         // address, one that never replies would hide all others.
         let first = slot.tried_earlier.checked_rem(slot.addresses.len()).unwrap_or(0);
         slot.addresses.rotate_left(first);
-        slot.stage = Stage::Connecting;
+        slot.stage = ConnectionStage::Connecting;
         self.queue_connect(i);
     }
 
@@ -215,7 +215,7 @@ impl Driver {
     fn slot_of(&mut self, tag: u64) -> Option<(u32, usize)> {
         let (i, nth, epoch) = (tag as u32 & 0xFF_FFFF, (tag >> 24) as usize & 0xFF, tag >> 32);
         let slot = self.slot(i);
-        let waits = u64::from(slot.epoch) == epoch && slot.stage == Stage::Connecting;
+        let waits = u64::from(slot.epoch) == epoch && slot.stage == ConnectionStage::Connecting;
         waits.then_some((i, nth))
     }
 
@@ -261,7 +261,7 @@ impl Driver {
     pub(super) fn connect_error(&mut self, i: u32) -> Error {
         let slot = self.slot(i);
         // Addresses that were not tried, because the loop had no room, are not reported.
-        if slot.stage == Stage::Connecting && !slot.attempts.is_empty() {
+        if slot.stage == ConnectionStage::Connecting && !slot.attempts.is_empty() {
             let attempt = |of: &ConnectAttempt| Attempt {
                 address: of.address,
                 error: of.error.unwrap_or(Errno::TIMEDOUT),
@@ -270,7 +270,7 @@ impl Driver {
             let attempts: Vec<_> = slot.attempts.iter().map(attempt).collect();
             return Error::of_attempts(&attempts);
         }
-        if let (Stage::Resolving, Some(target)) = (slot.stage, &slot.target) {
+        if let (ConnectionStage::Resolving, Some(target)) = (slot.stage, &slot.target) {
             let reason = "no reply in time".to_owned();
             return Error::Resolve { host: target.host.clone(), reason };
         }
@@ -297,7 +297,7 @@ impl Driver {
         let failures = slot.failures;
         let policy = slot.reconnect.filter(|policy| !policy.gives_up(failures));
         let Some(wait) = policy.map(|policy| policy.wait(attempt, random)) else { return false };
-        slot.stage = Stage::BackOff(now + wait);
+        slot.stage = ConnectionStage::BackOff(now + wait);
         self.wheel.set_earlier(i, now + wait);
         let until = self.submission.instant() + wait;
         self.report_state(i, State::Waiting { until, attempt, why: why.clone() });
@@ -309,14 +309,14 @@ impl Driver {
     pub(super) fn stop_connecting(&mut self, i: u32, asked: Error, others: Error) {
         self.fail_connect(i, asked);
         let slot = self.slot(i);
-        if !slot.is_trying() && slot.stage != Stage::Idle {
+        if !slot.is_trying() && slot.stage != ConnectionStage::Idle {
             // The connect was waiting for the end of an earlier connection.
             if slot.place() == Place::Nowhere {
                 self.fail_queues(i, true, &others);
             }
             return;
         }
-        slot.stage = Stage::Idle;
+        slot.stage = ConnectionStage::Idle;
         slot.epoch = slot.epoch.wrapping_add(1);
         slot.ended = Error::NotConnected;
         self.abandon_attempts(i);
@@ -329,7 +329,7 @@ impl Driver {
         let (i, nth) = self.slot_of(connection.tag())?;
         let now = connection.now();
         let slot = self.slot(i);
-        slot.stage = Stage::Open(connection.id());
+        slot.stage = ConnectionStage::Open(connection.id());
         slot.stream = Stream { opened_at: now, ..Stream::default() };
         (slot.last_failure, slot.failures) = (None, 0);
         slot.attempts[nth].id = None;

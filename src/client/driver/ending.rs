@@ -1,7 +1,9 @@
 //! The end of a connection: which of the client's operations fail, which wait for the next
 //! connection, and whether there is one.
 
-use super::{Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage, State, Stream, Unsent};
+use super::{
+    ConnectionStage, Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, State, Stream, Unsent,
+};
 use crate::error::CloseReason;
 use crate::service::Connection;
 
@@ -17,7 +19,7 @@ impl Driver {
         let slot = self.slot(i);
         slot.stream.sent = connection.bytes_sent();
         slot.stream.gone = true;
-        slot.stage = Stage::Closing;
+        slot.stage = ConnectionStage::Closing;
         let Stream { abort, why, .. } = &mut slot.stream;
         let why = why.take().or(abort.take()).unwrap_or_else(|| Error::of_close(reason));
         self.stash_input(i, connection);
@@ -49,7 +51,7 @@ impl Driver {
             return self.advance_queues(i);
         }
         let slot = self.slot(i);
-        slot.stage = Stage::Idle;
+        slot.stage = ConnectionStage::Idle;
         if left {
             // Discard bytes that were not received before the disconnect.
             slot.stash.clear();

@@ -4,7 +4,7 @@
 //! back. A connection is read one receive ahead of the requested bytes, so that its end is noticed.
 //! After that it is paused until more bytes are requested, which bounds the unrequested bytes.
 
-use super::{Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, Stage};
+use super::{ConnectionStage, Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot};
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::service::{Answer, Connection};
@@ -54,7 +54,7 @@ impl Driver {
     fn close_if_next(&mut self, i: u32) -> Option<Answer> {
         let slot = &mut self.slots[i as usize];
         if slot.dropped {
-            slot.stage = Stage::Closing;
+            slot.stage = ConnectionStage::Closing;
             return Some(Answer::CloseAfterSend);
         }
         let first = self.ops.get(slot.present.waiting.first)?.kind;
@@ -67,7 +67,7 @@ impl Driver {
             self.finish(index, Ok(()), 0);
             return Some(Answer::HalfClose);
         }
-        slot.stage = Stage::Closing;
+        slot.stage = ConnectionStage::Closing;
         self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
         Some(Answer::CloseAfterSend)
     }
@@ -274,7 +274,7 @@ impl Driver {
         let keep = self.keeps_unsent(i);
         self.settle_unsent(i, &why, keep);
         let slot = self.slot(i);
-        slot.stage = Stage::Closing;
+        slot.stage = ConnectionStage::Closing;
         slot.ended = why.clone();
         slot.stream.why = Some(why);
         Answer::CloseAfterSend

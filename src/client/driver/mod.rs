@@ -33,7 +33,7 @@ mod slot;
 
 #[cfg(feature = "tls")]
 pub(super) use connecting::slot_of_tag;
-use slot::{Place, Slot, Stage, Stream};
+use slot::{ConnectionStage, Place, Slot, Stream};
 
 /// Resolution of deadlines.
 const TICK: Duration = Duration::from_millis(1);
@@ -167,7 +167,7 @@ impl Driver {
     /// Schedules a wake-up of the client's connection in this turn, if it is open.
     fn schedule_wake(&mut self, i: u32) {
         let slot = &mut self.slots[i as usize];
-        if !slot.dirty && matches!(slot.stage, Stage::Open(_)) {
+        if !slot.dirty && matches!(slot.stage, ConnectionStage::Open(_)) {
             slot.dirty = true;
             self.dirty.push_back(i);
         }
@@ -181,8 +181,8 @@ impl Driver {
         self.fail_all(i, &error);
         self.slot(i).dropped = true;
         match self.slot(i).stage {
-            Stage::Open(_) => self.schedule_wake(i),
-            Stage::Closing => {}
+            ConnectionStage::Open(_) => self.schedule_wake(i),
+            ConnectionStage::Closing => {}
             _ => {
                 self.report_state(i, State::Closed { why: error });
                 self.release_slot(i);
@@ -219,8 +219,8 @@ impl Driver {
         let looked_at = self.looked_at;
         let slot = self.slot(i);
         match slot.stage {
-            Stage::BackOff(until) if until <= looked_at => self.start_round(i),
-            Stage::Resolving | Stage::Connecting => self.round_timer(i),
+            ConnectionStage::BackOff(until) if until <= looked_at => self.start_round(i),
+            ConnectionStage::Resolving | ConnectionStage::Connecting => self.round_timer(i),
             _ => {}
         }
         let due = self.next_due(i);
@@ -256,7 +256,7 @@ impl Driver {
 
     /// Whether bytes that arrived for the client before `looked_at` may still be unread.
     fn is_behind(&self, i: u32, turn: &Turn<'_>) -> bool {
-        matches!(self.slots[i as usize].stage, Stage::Open(id) if turn.has_yielded(id))
+        matches!(self.slots[i as usize].stage, ConnectionStage::Open(id) if turn.has_yielded(id))
     }
 
     /// Notifies callers of operations that have ended, up to the limit of one turn.
@@ -264,7 +264,7 @@ impl Driver {
         for _ in 0..COMPLETIONS_PER_TURN {
             let Some(index) = self.ops.pop_front(&mut self.ended, Link::Sent) else { return };
             let op = self.ops.remove(index);
-            let at_rest = self.slot(op.slot).stage == Stage::Idle;
+            let at_rest = self.slot(op.slot).stage == ConnectionStage::Idle;
             // Released first, so that a callback can start another operation with this number.
             self.submission.release_op(index);
             op.complete(at_rest);
@@ -276,7 +276,7 @@ impl Driver {
             let Some(i) = self.dirty.pop_front() else { return };
             let slot = self.slot(i);
             slot.dirty = false;
-            if let Stage::Open(id) = slot.stage {
+            if let ConnectionStage::Open(id) = slot.stage {
                 turn.wake(id);
             }
         }

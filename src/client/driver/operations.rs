@@ -1,7 +1,7 @@
 //! Operations from start to end: where each is queued, when it is due, and how it ends early.
 //! `exchange` transfers data, and `connecting` makes connections.
 
-use super::{Driver, Ended, Error, Fifo, Kind, Lane, Link, NONE, Place, Stage, ending};
+use super::{ConnectionStage, Driver, Ended, Error, Fifo, Kind, Lane, Link, NONE, Place, ending};
 use crate::base::time::Time;
 
 impl Driver {
@@ -63,20 +63,20 @@ impl Driver {
     fn submit_disconnect(&mut self, i: u32, index: u32) {
         let slot = &mut self.slots[i as usize];
         match slot.stage {
-            Stage::Open(_) if !slot.disconnecting => {
+            ConnectionStage::Open(_) if !slot.disconnecting => {
                 slot.disconnecting = true;
                 self.ops.at(index).lane = Lane::Waiting;
                 self.ops.push_back(&mut slot.present.waiting, Link::Sent, index);
                 self.schedule_wake(i);
             }
             // The connection is already ending, and no other is to follow.
-            Stage::Open(_) | Stage::Closing => {
+            ConnectionStage::Open(_) | ConnectionStage::Closing => {
                 slot.disconnecting = true;
                 self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
                 self.fail_connect(i, Error::Cancelled);
                 self.fail_queues(i, true, &Error::Cancelled);
             }
-            Stage::Idle => self.finish(index, Ok(()), 0),
+            ConnectionStage::Idle => self.finish(index, Ok(()), 0),
             _ => {
                 self.stop_connecting(i, Error::Cancelled, Error::Cancelled);
                 self.finish(index, Ok(()), 0);
@@ -289,9 +289,9 @@ impl Driver {
     pub(super) fn next_due(&mut self, i: u32) -> Time {
         let slot = self.slot(i);
         match slot.stage {
-            Stage::BackOff(until) => until,
-            Stage::Resolving => slot.round_deadline,
-            Stage::Connecting => slot.round_deadline.min(slot.race_at),
+            ConnectionStage::BackOff(until) => until,
+            ConnectionStage::Resolving => slot.round_deadline,
+            ConnectionStage::Connecting => slot.round_deadline.min(slot.race_at),
             _ => Time::MAX,
         }
     }

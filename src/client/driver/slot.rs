@@ -15,7 +15,7 @@ use crate::service::{ConnectionId, HandshakeError};
 
 /// The stage of a client's connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stage {
+pub(super) enum ConnectionStage {
     Idle,
     /// The name is being looked up.
     Resolving,
@@ -176,7 +176,7 @@ pub(super) struct ConnectAttempt {
 pub(super) struct Slot {
     pub(super) in_use: bool,
     pub(super) dropped: bool,
-    pub(super) stage: Stage,
+    pub(super) stage: ConnectionStage,
     pub(super) target: Option<Box<Target>>,
     pub(super) framing: Option<Framing>,
     pub(super) connect_timeout: Duration,
@@ -240,7 +240,7 @@ impl Slot {
         Slot {
             in_use: false,
             dropped: false,
-            stage: Stage::Idle,
+            stage: ConnectionStage::Idle,
             target: None,
             framing: None,
             connect_timeout: Duration::ZERO,
@@ -274,7 +274,10 @@ impl Slot {
 
     /// Whether the client is connecting, or waiting to connect.
     pub(super) fn is_trying(&self) -> bool {
-        matches!(self.stage, Stage::Resolving | Stage::Connecting | Stage::BackOff(_))
+        matches!(
+            self.stage,
+            ConnectionStage::Resolving | ConnectionStage::Connecting | ConnectionStage::BackOff(_)
+        )
     }
 
     /// The connection that an operation started now is for.
@@ -282,9 +285,9 @@ impl Slot {
         let connects_again =
             self.connect != NONE || (self.reconnect.is_some() && !self.disconnecting);
         match self.stage {
-            Stage::Open(_) if !self.disconnecting => Place::Present,
+            ConnectionStage::Open(_) if !self.disconnecting => Place::Present,
             _ if self.is_trying() => Place::Present,
-            Stage::Open(_) | Stage::Closing if connects_again => Place::Next,
+            ConnectionStage::Open(_) | ConnectionStage::Closing if connects_again => Place::Next,
             _ => Place::Nowhere,
         }
     }

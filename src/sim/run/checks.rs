@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::upgrade::{Process, Stage};
+use super::upgrade::{Process, ProcessStage};
 use super::{Ending, HEALED_AFTER, PATIENCE, Server, Simulation};
 use crate::base::key::ConnectionId;
 use crate::base::time::Time;
@@ -124,7 +124,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     /// The same for one process.
     fn check_rest_of(&mut self, process: usize) {
-        if self.processes[process].stage == Stage::Killed {
+        if self.processes[process].stage == ProcessStage::Killed {
             return;
         }
         let (output, input) = self.longest_unmoved(process);
@@ -143,7 +143,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let waits_since = self.longest_wait(process);
         // When all processes end, one that has closed a listener does not close those of another.
         let ends_with_others = self.ended_at.is_some() && self.processes.len() > 1;
-        let accepts = self.processes[process].stage == Stage::Serving && !ends_with_others;
+        let accepts = self.processes[process].stage == ProcessStage::Serving && !ends_with_others;
         let world = self.world.borrow();
         if let (Some(timeout), Some(output)) = (self.rules.send_timeout, output) {
             let due = output + timeout + SHED_LATE_MAX;
@@ -215,7 +215,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     /// Checks that the directories list exactly the open connections.
     fn check_directory(&self) {
         for (number, process) in self.processes.iter().enumerate() {
-            if process.stage == Stage::Killed {
+            if process.stage == ProcessStage::Killed {
                 continue;
             }
             let inputs = self.workers_of(number).flat_map(Worker::inputs);
@@ -265,7 +265,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     /// The processes that were not killed, with their numbers.
     pub(super) fn living(&self) -> impl Iterator<Item = (usize, &Process)> {
-        (0..).zip(&self.processes).filter(|(_, process)| process.stage != Stage::Killed)
+        (0..).zip(&self.processes).filter(|(_, process)| process.stage != ProcessStage::Killed)
     }
 
     /// How many connections there are, and places for those that come.
@@ -278,7 +278,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     fn check_messages(&self) {
         let mut seen = self.seen.borrow_mut();
         // The same if a worker has nothing left because its process was replaced.
-        if self.ended_at.is_some() || self.processes[0].stage == Stage::Retired {
+        if self.ended_at.is_some() || self.processes[0].stage == ProcessStage::Retired {
             return seen.log.forgive();
         }
         let recipients: Vec<_> = self.workers_of(0).flat_map(Worker::recipients).collect();

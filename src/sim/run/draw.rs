@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::upgrade::{Process, Stage, Upgrades};
+use super::upgrade::{Process, ProcessStage, Upgrades};
 use super::{ClientSide, Ending, HEALED_AFTER, PATIENCE, Server, Simulation};
 use crate::buffer::{Pool, Reserve};
 use crate::builtin::OfListener;
@@ -160,7 +160,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             .trace(52, inbox, 0, || format!("{workers} workers, inboxes of {inbox}, {drawn:?}"));
         let mailboxes = Arc::new(Mailboxes::with_room(workers, inbox));
         let limit = drawn.connections as u64;
-        let first = Process::new(&drawn, mailboxes, limit, Stage::Serving);
+        let first = Process::new(&drawn, mailboxes, limit, ProcessStage::Serving);
         let drawn = Rc::new(drawn);
         let seen = Rc::default();
         let late_buffers = world.borrow().rates.late_buffer > 0;

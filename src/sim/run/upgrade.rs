@@ -50,7 +50,7 @@ pub(super) struct Process {
     pub(super) mailboxes: Arc<Mailboxes>,
     /// Whether another process keeps its listeners open.
     pub(super) kept: KeptOpen,
-    pub(super) stage: Stage,
+    pub(super) stage: ProcessStage,
     /// It was told to end alone, before the end of the seed.
     pub(super) ends_early: bool,
     /// The number of the process that it is to replace. That of the first one means nothing.
@@ -61,7 +61,7 @@ pub(super) struct Process {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stage {
+pub(super) enum ProcessStage {
     /// It has started, and accepts nothing yet.
     Starting,
     /// It accepts.
@@ -80,7 +80,7 @@ impl Process {
         drawn: &Draw,
         mailboxes: Arc<Mailboxes>,
         limit: u64,
-        stage: Stage,
+        stage: ProcessStage,
     ) -> Process {
         Process {
             reserve: Reserve::new(drawn.buffer_size, drawn.buffers).expect("a few bytes"),
@@ -223,7 +223,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         if self.ended_at.is_some() {
             return;
         }
-        let serves = |process: &Process| process.stage == Stage::Serving;
+        let serves = |process: &Process| process.stage == ProcessStage::Serving;
         let Some(old) = self.processes.iter().position(serves) else { return };
         let mut listeners: Vec<ListenerId> =
             self.servers_of(old).flat_map(|server| server.listeners.iter().copied()).collect();
@@ -233,7 +233,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let mailboxes = Arc::new(Mailboxes::with_room(workers, upgrades.inbox));
         // It starts everything, and accepts when it is told to.
         mailboxes.set_accepting(0, false);
-        let process = Process::new(&self.drawn, mailboxes, limit, Stage::Starting);
+        let process = Process::new(&self.drawn, mailboxes, limit, ProcessStage::Starting);
         self.processes.push(Process { replaces: old, ..process });
         let mut of_workers = vec![Vec::new(); workers];
         listeners.sort_unstable();
@@ -249,7 +249,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     /// A new process begins.
     fn go(&mut self, process: usize, now: Time) {
-        self.processes[process].stage = Stage::Serving;
+        self.processes[process].stage = ProcessStage::Serving;
         self.processes[process].mailboxes.set_accepting(0, true);
         let upgrades = &mut self.upgrades;
         let act = if upgrades.one_in(8) { Act::Kill(process) } else { Act::Serve(process) };
@@ -277,7 +277,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let lines: Vec<Line> = lines.collect();
         let retires = &mut self.processes[old];
         retires.kept.set(true);
-        retires.stage = Stage::Retired;
+        retires.stage = ProcessStage::Retired;
         let successors = lines.iter().map(|line| Box::new(line.clone()) as _).collect();
         (retires.lines, retires.heir) = (lines, process);
         retires.mailboxes.retire(successors);
@@ -314,16 +314,18 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
     fn kill(&mut self, process: usize) {
         let old = self.processes[process].replaces;
         let loses = match self.processes[process].stage {
-            Stage::Starting if self.ended_at.is_some() => Mark::EndedBeforeGo,
-            Stage::Starting => Mark::HeirGoneBeforeGo,
-            Stage::Serving if self.processes[old].stage == Stage::Serving => Mark::HeirGoneAfterGo,
-            Stage::Serving => Mark::HeirKilled,
-            Stage::Retired | Stage::Killed => return,
+            ProcessStage::Starting if self.ended_at.is_some() => Mark::EndedBeforeGo,
+            ProcessStage::Starting => Mark::HeirGoneBeforeGo,
+            ProcessStage::Serving if self.processes[old].stage == ProcessStage::Serving => {
+                Mark::HeirGoneAfterGo
+            }
+            ProcessStage::Serving => Mark::HeirKilled,
+            ProcessStage::Retired | ProcessStage::Killed => return,
         };
         if self.ended_at.is_some() && loses != Mark::EndedBeforeGo {
             return;
         }
-        self.processes[process].stage = Stage::Killed;
+        self.processes[process].stage = ProcessStage::Killed;
         if self.processes[old].heir == process {
             self.processes[old].lines.iter().for_each(Line::close);
         }
@@ -359,7 +361,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     /// Orders all processes to end. One that has not begun is killed.
     pub(super) fn end_processes(&mut self, order: EndOrder) {
-        let starting = |process: &Process| process.stage == Stage::Starting;
+        let starting = |process: &Process| process.stage == ProcessStage::Starting;
         while let Some(process) = self.processes.iter().position(starting) {
             self.kill(process);
         }
@@ -437,7 +439,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             "the socket of another"
         );
         let takes = &self.processes[to];
-        let ends = takes.ends_early || takes.stage != Stage::Serving || self.ended_at.is_some();
+        let ends =
+            takes.ends_early || takes.stage != ProcessStage::Serving || self.ended_at.is_some();
         assert!(!ends, "a process that ends takes peer {peer}");
         world.mark(Mark::Moved);
         let mut seen = self.seen.borrow_mut();
@@ -470,7 +473,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let sight = seen.of_peer.get_mut(&peer).expect("a connection that moves was opened");
         if sight.on_its_way {
             let mut world = self.world.borrow_mut();
-            let may_be_lost = self.processes[to].stage == Stage::Killed
+            let may_be_lost = self.processes[to].stage == ProcessStage::Killed
                 || self.processes[to].ends_early
                 || self.ended_at.is_some()
                 || world.rates.register_error > 0;
@@ -506,7 +509,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
 
     /// Notes which connections of a process that retires cannot move now.
     fn note_kept_back(&self, process: usize) {
-        if self.processes[process].stage != Stage::Retired || self.ended_at.is_some() {
+        if self.processes[process].stage != ProcessStage::Retired || self.ended_at.is_some() {
             return;
         }
         let workers = self.servers_of(process).filter_map(|server| server.worker.as_ref());

@@ -38,7 +38,7 @@ enum Stop {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
-enum Stage {
+enum PeerStage {
     Begun,
     SaidHello,
     Open,
@@ -62,7 +62,7 @@ pub(in crate::sim) enum Next {
 pub(in crate::sim) struct Records {
     pub(in crate::sim) sort: Sort,
     stop: Stop,
-    stage: Stage,
+    stage: PeerStage,
     key: u8,
     /// Bytes of records to send.
     ready: VecDeque<u8>,
@@ -99,7 +99,7 @@ impl Records {
         Records {
             sort,
             stop: if rng.bool() { Stop::InHello } else { Stop::BeforeFinished },
-            stage: Stage::Begun,
+            stage: PeerStage::Begun,
             key: rng.u8(0..=200),
             ready: VecDeque::new(),
             payload: 0,
@@ -124,15 +124,17 @@ impl Records {
 
     /// Whether the handshake is over for this side.
     pub(in crate::sim) fn is_open(&self) -> bool {
-        self.stage >= Stage::Open && !self.is_refused()
+        self.stage >= PeerStage::Open && !self.is_refused()
     }
 
     /// What it shows that the server closed the connection before a service had seen it.
     pub(in crate::sim) fn mark(&self, waited: bool) -> Option<Mark> {
         match self.sort {
             Sort::NotARecord if self.heard_alert => Some(Mark::RecordsRefused),
-            Sort::CutShort if self.stage == Stage::Ended => Some(Mark::RecordsCutShort),
-            Sort::Stalls if waited && self.stage == Stage::SaidHello => Some(Mark::RecordsStalled),
+            Sort::CutShort if self.stage == PeerStage::Ended => Some(Mark::RecordsCutShort),
+            Sort::Stalls if waited && self.stage == PeerStage::SaidHello => {
+                Some(Mark::RecordsStalled)
+            }
             _ => None,
         }
     }
@@ -162,12 +164,12 @@ impl Records {
             return Next::Send;
         }
         match (self.stage, self.sort) {
-            (Stage::Begun, Sort::NotARecord) => {
-                self.stage = Stage::Ended;
+            (PeerStage::Begun, Sort::NotARecord) => {
+                self.stage = PeerStage::Ended;
                 self.push(rng.u8(6..), &[7; 20]);
             }
-            (Stage::Begun, _) => {
-                self.stage = Stage::SaidHello;
+            (PeerStage::Begun, _) => {
+                self.stage = PeerStage::SaidHello;
                 let mut body = vec![self.key];
                 body.extend((0..rng.u8(0..60)).map(|_| rng.u8(..)));
                 self.push(HELLO, &body);
@@ -176,20 +178,20 @@ impl Records {
                     self.kept_back = rng.usize(1..self.ready.len());
                 }
             }
-            (Stage::SaidHello, Sort::CutShort)
+            (PeerStage::SaidHello, Sort::CutShort)
                 if self.stop == Stop::InHello || self.heard_hello =>
             {
-                self.stage = Stage::Ended;
+                self.stage = PeerStage::Ended;
                 return Next::End;
             }
-            (Stage::SaidHello, Sort::Stalls) => return Next::Wait,
-            (Stage::SaidHello, _) if !self.heard_hello => return Next::Wait,
-            (Stage::SaidHello, _) => {
-                self.stage = Stage::Open;
+            (PeerStage::SaidHello, Sort::Stalls) => return Next::Wait,
+            (PeerStage::SaidHello, _) if !self.heard_hello => return Next::Wait,
+            (PeerStage::SaidHello, _) => {
+                self.stage = PeerStage::Open;
                 self.seal(FINISHED, b"finished", false);
             }
-            (Stage::Open, sort) => return self.next_when_open(rng, sort, all_said),
-            (Stage::Ended, _) => return Next::Wait,
+            (PeerStage::Open, sort) => return self.next_when_open(rng, sort, all_said),
+            (PeerStage::Ended, _) => return Next::Wait,
         }
         Next::Send
     }
@@ -201,7 +203,7 @@ impl Records {
                 self.push(DATA, &[0; BODY_MAX + 1]);
             }
             Sort::Truncates if all_said => {
-                self.stage = Stage::Ended;
+                self.stage = PeerStage::Ended;
                 if rng.bool() {
                     self.seal(DATA, b"half", false);
                     self.kept_back = rng.usize(1..self.ready.len());
@@ -211,14 +213,14 @@ impl Records {
             }
             _ => return Next::Speak,
         }
-        self.stage = Stage::Ended;
+        self.stage = PeerStage::Ended;
         Next::Send
     }
 
     /// Whether it sends FIN now, behind half a record.
     pub(in crate::sim) fn ends_within_a_record(&self) -> bool {
         self.sort == Sort::Truncates
-            && self.stage == Stage::Ended
+            && self.stage == PeerStage::Ended
             && self.kept_back > 0
             && self.ready.len() == self.kept_back
     }
@@ -231,8 +233,8 @@ impl Records {
 
     /// Ends its stream.
     pub(in crate::sim) fn close(&mut self) {
-        if self.stage == Stage::Open {
-            self.stage = Stage::Ended;
+        if self.stage == PeerStage::Open {
+            self.stage = PeerStage::Ended;
             self.seal(CLOSE_NOTIFY, &[], false);
             self.said_close = true;
         }
@@ -240,7 +242,7 @@ impl Records {
 
     /// Whether it can end its stream now.
     pub(in crate::sim) fn can_close(&self) -> bool {
-        self.stage == Stage::Open && self.ready.is_empty()
+        self.stage == PeerStage::Open && self.ready.is_empty()
     }
 
     pub(in crate::sim) fn is_all_sent(&self) -> bool {
@@ -258,7 +260,7 @@ impl Records {
         self.ready.drain(..count);
         self.pieces += usize::from(!self.ready.is_empty());
         let is_wrong = matches!(self.sort, Sort::Forged | Sort::TooLong | Sort::NotARecord);
-        self.went_wrong |= is_wrong && self.stage == Stage::Ended && count > 0;
+        self.went_wrong |= is_wrong && self.stage == PeerStage::Ended && count > 0;
         if self.ready.is_empty() { std::mem::take(&mut self.payload) } else { 0 }
     }
 
@@ -323,7 +325,7 @@ impl Records {
 
     /// Whether it has begun the handshake, and the server has not ended it.
     pub(in crate::sim) fn is_in_handshake(&self) -> bool {
-        self.stage >= Stage::SaidHello && !self.heard_ticket && !self.heard_alert
+        self.stage >= PeerStage::SaidHello && !self.heard_ticket && !self.heard_alert
     }
 
     /// Whether the last record that came was whole.

@@ -152,7 +152,7 @@ pub(crate) struct Held<S = Session> {
     /// The service's bytes that the session took last. It takes more only when its records are in
     /// `wire`, so it keeps no more than these.
     taken_last: usize,
-    stage: Stage,
+    stage: OutputStage,
     /// Whether any byte has arrived.
     heard: bool,
     /// The peer has sent close_notify.
@@ -172,7 +172,7 @@ struct ClientHandshake {
 
 /// How far the output is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum OutputStage {
     Open,
     /// The service adds nothing more.
     Finishing,
@@ -240,7 +240,7 @@ impl<S: Records> Held<S> {
         if reason == CloseReason::TlsHandshake {
             self.handshake_failed(S::reason(error));
         }
-        self.stage = Stage::Last;
+        self.stage = OutputStage::Last;
         reason
     }
 
@@ -275,7 +275,7 @@ impl<S: Records> Held<S> {
             match self.stage {
                 _ if session.is_handshaking() => return,
                 // The peer has been told that nothing follows.
-                Stage::Last => return drop(output.take()),
+                OutputStage::Last => return drop(output.take()),
                 _ if self.unsent >= S::AHEAD => return,
                 _ if !output.is_empty() => {
                     let taken = session.send(output.first_slice());
@@ -283,10 +283,10 @@ impl<S: Records> Held<S> {
                     self.of_service += taken;
                     self.taken_last = taken;
                 }
-                Stage::Open => return,
-                Stage::Finishing => {
+                OutputStage::Open => return,
+                OutputStage::Finishing => {
                     session.close();
-                    self.stage = Stage::Last;
+                    self.stage = OutputStage::Last;
                 }
             }
         }
@@ -311,7 +311,7 @@ impl<S: Records> Layer for Tls<S> {
             unsent: 0,
             of_service: 0,
             taken_last: 0,
-            stage: Stage::Open,
+            stage: OutputStage::Open,
             heard: false,
             peer_closed: false,
             starves_to_receive: false,
@@ -414,8 +414,8 @@ impl<S: Records> Layer for Tls<S> {
     }
 
     fn finish(&mut self, held: &mut Held<S>) {
-        if held.stage == Stage::Open {
-            held.stage = Stage::Finishing;
+        if held.stage == OutputStage::Open {
+            held.stage = OutputStage::Finishing;
         }
     }
 

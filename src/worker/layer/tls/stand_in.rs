@@ -33,7 +33,7 @@ pub(crate) struct Acceptor;
 
 /// The server's side of a connection.
 pub(crate) struct Session {
-    stage: Stage,
+    stage: HandshakeStage,
     key: u8,
     /// What has arrived of a record.
     part: Vec<u8>,
@@ -45,7 +45,7 @@ pub(crate) struct Session {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum HandshakeStage {
     AwaitsHello,
     AwaitsFinished,
     Open,
@@ -99,24 +99,24 @@ impl Session {
 
     fn record(&mut self, kind: u8, body: &[u8]) -> Result<(), Wrong> {
         match (self.stage, kind) {
-            (Stage::AwaitsHello, HELLO) => {
+            (HandshakeStage::AwaitsHello, HELLO) => {
                 self.key = *body.first().ok_or(Wrong("no key"))?;
-                self.stage = Stage::AwaitsFinished;
+                self.stage = HandshakeStage::AwaitsFinished;
                 // Longer than most buffers.
                 let hello: Vec<u8> = (0..40 + self.key).map(|at| at ^ self.key).collect();
                 self.push(HELLO, &hello);
             }
-            (Stage::AwaitsFinished, FINISHED) => {
+            (HandshakeStage::AwaitsFinished, FINISHED) => {
                 self.open(body)?;
-                self.stage = Stage::Open;
+                self.stage = HandshakeStage::Open;
                 // As with tickets, the server sends something of its own first.
                 self.seal(FINISHED, b"ticket");
             }
-            (Stage::Open, DATA) => {
+            (HandshakeStage::Open, DATA) => {
                 let plain = self.open(body)?;
                 self.plaintext.extend(plain);
             }
-            (Stage::Open, CLOSE_NOTIFY) => {
+            (HandshakeStage::Open, CLOSE_NOTIFY) => {
                 self.open(body)?;
                 self.closed = true;
             }
@@ -149,7 +149,7 @@ impl Records for Session {
 
     fn accept(_: &Acceptor) -> Option<Box<Session>> {
         Some(Box::new(Session {
-            stage: Stage::AwaitsHello,
+            stage: HandshakeStage::AwaitsHello,
             key: 0,
             part: Vec::new(),
             plaintext: VecDeque::new(),
@@ -161,7 +161,7 @@ impl Records for Session {
     }
 
     fn is_handshaking(&self) -> bool {
-        self.stage != Stage::Open
+        self.stage != HandshakeStage::Open
     }
 
     fn handshake(&self) -> Handshake {
