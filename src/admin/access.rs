@@ -19,7 +19,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
-use super::State;
+use super::AdminState;
 
 /// The shortest and the longest token, in bytes.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=512;
@@ -84,7 +84,7 @@ impl std::fmt::Debug for Token {
 
 /// Refuses requests to a name that is not this server's.
 pub(super) async fn check_host(
-    state: extract::State<Arc<State>>,
+    state: extract::State<Arc<AdminState>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -123,7 +123,7 @@ fn is_port(text: &str) -> bool {
 
 /// Refuses a request that may not change something.
 pub(super) async fn check_token(
-    state: extract::State<Arc<State>>,
+    state: extract::State<Arc<AdminState>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -136,7 +136,7 @@ pub(super) async fn check_token(
     }
 }
 
-fn may_change(state: &State, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+fn may_change(state: &AdminState, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
     if !is_same_origin(headers) {
         return Err((StatusCode::FORBIDDEN, "the request comes from a page of another site\n"));
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use super::State;
+use super::AdminState;
 use crate::config::Term;
 use crate::error::CloseReason;
 use crate::shared::counters::{Counts, ROWS, TIMES, Times};
@@ -251,7 +251,7 @@ impl From<&Term> for MemoryPart {
     }
 }
 
-pub(super) fn config(state: &State) -> ConfigPage {
+pub(super) fn config(state: &AdminState) -> ConfigPage {
     let (limits, memory) = (state.server.limits(), &state.server.memory);
     let loaded = *state.loaded();
     ConfigPage {
@@ -283,7 +283,7 @@ pub(super) fn config(state: &State) -> ConfigPage {
     }
 }
 
-pub(super) fn listeners(state: &State) -> ListenersPage {
+pub(super) fn listeners(state: &AdminState) -> ListenersPage {
     let listener = |(number, endpoint): (usize, crate::Endpoint)| ListenerObject {
         listener: number,
         endpoint: endpoint.to_string(),
@@ -295,7 +295,7 @@ pub(super) fn listeners(state: &State) -> ListenersPage {
     ListenersPage { listeners: state.server.listeners().into_iter().map(listener).collect() }
 }
 
-pub(super) fn workers(state: &State) -> WorkersPage {
+pub(super) fn workers(state: &AdminState) -> WorkersPage {
     let stats = state.server.stats();
     let object =
         |(worker, counts): (usize, &Counts)| WorkerObject { worker, counts: CountsObject(*counts) };
@@ -303,13 +303,13 @@ pub(super) fn workers(state: &State) -> WorkersPage {
     WorkersPage { workers, total: CountsObject(stats.total()) }
 }
 
-pub(super) fn times(state: &State) -> TimesObject {
+pub(super) fn times(state: &AdminState) -> TimesObject {
     let sum = |times: &'static Times| (times, times.sum(state.server.counters()));
     let histograms = HistogramsObject(TIMES.iter().map(sum).collect());
     TimesObject { bounds_ns: bounds_nanos().collect(), histograms }
 }
 
-pub(super) fn closes(state: &State) -> ClosesPage {
+pub(super) fn closes(state: &AdminState) -> ClosesPage {
     let counts = state.server.stats().total();
     let object = |reason: CloseReason| ReasonObject {
         reason: reason.word(),

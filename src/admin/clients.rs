@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::State;
+use super::AdminState;
 use crate::base::key::ConnectionId;
 use crate::engine::sys::monotonic_now;
 use crate::shared::directory::ClientInfo;
@@ -114,7 +114,7 @@ struct ClientObject {
 ///
 /// # Errors
 /// The query is wrong.
-pub(super) fn page(state: &State, query: &Query) -> Result<ClientsPage, String> {
+pub(super) fn page(state: &AdminState, query: &Query) -> Result<ClientsPage, String> {
     if query.limit > LIMIT_MAX {
         return Err(format!("limit must be from 0 to {LIMIT_MAX}"));
     }
@@ -144,7 +144,7 @@ pub(super) fn page(state: &State, query: &Query) -> Result<ClientsPage, String> 
     Ok(ClientsPage { total, matched, offset: query.offset, clients: clients.collect() })
 }
 
-fn examine(state: &State, clients: &[ClientInfo]) -> HashMap<ConnectionId, Detail> {
+fn examine(state: &AdminState, clients: &[ClientInfo]) -> HashMap<ConnectionId, Detail> {
     state.server.examine(clients.iter().map(|client| client.id), PATIENCE)
 }
 
@@ -157,7 +157,7 @@ impl Sort {
 }
 
 fn compare(
-    state: &State,
+    state: &AdminState,
     sort: Sort,
     details: &HashMap<ConnectionId, Detail>,
     a: &ClientInfo,
@@ -184,7 +184,7 @@ fn compare(
 
 /// Keeps the clients whose id, peer, listener, service or transport contains the text, in capital or
 /// small letters.
-fn filter(state: &State, clients: &mut Vec<ClientInfo>, text: &str) {
+fn filter(state: &AdminState, clients: &mut Vec<ClientInfo>, text: &str) {
     if text.is_empty() {
         return;
     }
@@ -201,11 +201,11 @@ fn filter(state: &State, clients: &mut Vec<ClientInfo>, text: &str) {
     });
 }
 
-fn service(state: &State, client: &ClientInfo) -> Option<&'static str> {
+fn service(state: &AdminState, client: &ClientInfo) -> Option<&'static str> {
     state.of_target(client.listener, |target| target.service.name())
 }
 
-fn transport(state: &State, client: &ClientInfo) -> &'static str {
+fn transport(state: &AdminState, client: &ClientInfo) -> &'static str {
     match (state.of_target(client.listener, |target| target.transport.name()), client.peer) {
         (Some(name), _) => name,
         (None, crate::base::endpoint::Peer::Tcp(_)) => "tcp",
@@ -213,11 +213,11 @@ fn transport(state: &State, client: &ClientInfo) -> &'static str {
     }
 }
 
-fn endpoint(state: &State, client: &ClientInfo) -> String {
+fn endpoint(state: &AdminState, client: &ClientInfo) -> String {
     state.server.place(client.listener).map_or_else(String::new, |place| place.to_string())
 }
 
-fn object(state: &State, client: &ClientInfo, detail: Option<&Detail>) -> ClientObject {
+fn object(state: &AdminState, client: &ClientInfo, detail: Option<&Detail>) -> ClientObject {
     ClientObject {
         id: client.id.to_string(),
         peer: client.peer.to_string(),

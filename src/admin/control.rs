@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::State;
+use super::AdminState;
 use crate::base::key::ConnectionId;
 use crate::server::messaging::Broadcast;
 use crate::server::view::NotDone;
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a client may take to send a message.
 const BODY_TIME: Duration = Duration::from_secs(5);
 
-type Server = extract::State<Arc<State>>;
+type Server = extract::State<Arc<AdminState>>;
 
 /// What the program can be asked for. The calls may block, and are made on any thread.
 pub trait Operations: Send + Sync + 'static {
@@ -190,9 +190,9 @@ pub(super) async fn beside<T: Send + 'static>(
 
 /// Carries out a change of the server, and logs it: also if nobody waits for the reply any more.
 async fn change<T: Send + 'static>(
-    state: &Arc<State>,
+    state: &Arc<AdminState>,
     what: String,
-    work: impl FnOnce(&State) -> Result<T, NotDone> + Send + 'static,
+    work: impl FnOnce(&AdminState) -> Result<T, NotDone> + Send + 'static,
 ) -> Result<T, Failed> {
     let of_work = state.clone();
     let done = beside(&state.changes, move || note(&what, work(&of_work)));
@@ -306,7 +306,7 @@ fn unless_replaced<T>(
     result.ok_or_else(|| Failed(refused(StatusCode::CONFLICT, &why)))
 }
 
-fn operations(state: &State) -> Result<Arc<dyn Operations>, Failed> {
+fn operations(state: &AdminState) -> Result<Arc<dyn Operations>, Failed> {
     let none =
         || Failed(refused(StatusCode::NOT_IMPLEMENTED, "this program cannot be asked for it"));
     state.operations().clone().ok_or_else(none)

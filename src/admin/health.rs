@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use super::State;
+use super::AdminState;
 
 /// How long a worker's turn may take. No turn of a service that does not block takes as long, even
 /// on a busy machine.
@@ -23,7 +23,7 @@ const LOOK_GAP: Duration = Duration::from_millis(100);
 pub(super) type LastLook = Mutex<Option<(Instant, Vec<usize>)>>;
 
 /// Asks each worker to turn. Returns those that have not done so in [`TURN_TIME`].
-pub(super) async fn stalled_workers(state: &State) -> Vec<usize> {
+pub(super) async fn stalled_workers(state: &AdminState) -> Vec<usize> {
     // Requests that come meanwhile wait here, and then get the same result.
     let mut last = state.last_look.lock().await;
     if let Some((at, stalled)) = &*last
@@ -50,7 +50,7 @@ pub(super) async fn stalled_workers(state: &State) -> Vec<usize> {
 }
 
 /// Why the server is not ready for new clients, if it is not.
-pub(super) fn not_ready(state: &State) -> Option<&'static str> {
+pub(super) fn not_ready(state: &AdminState) -> Option<&'static str> {
     if state.is_withdrawn.load(Ordering::Relaxed) {
         return Some("it is about to drain");
     }

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::time::UNIX_EPOCH;
 
-use super::{State, health};
+use super::{AdminState, health};
 use crate::error::CloseReason;
 use crate::shared::counters::{Kind, ROWS, TIMES, Times};
 use crate::shared::histogram::{Recorded, bounds_nanos};
@@ -21,7 +21,7 @@ struct Other {
     label: Option<&'static str>,
     help: &'static str,
     /// Returns each value, with the value of its label.
-    values: fn(&State) -> Vec<(&'static str, f64)>,
+    values: fn(&AdminState) -> Vec<(&'static str, f64)>,
 }
 
 impl Other {
@@ -139,7 +139,7 @@ const OTHERS: &[Other] = &[
 ];
 
 /// The page.
-pub(super) fn text(state: &State) -> String {
+pub(super) fn text(state: &AdminState) -> String {
     let stats = state.server.stats();
     let mut page = String::with_capacity(16 << 10);
     for row in ROWS {

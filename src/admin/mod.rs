@@ -106,7 +106,7 @@ pub struct AdminListener {
 pub struct Admin {
     endpoints: Vec<Endpoint>,
     addresses: Vec<SocketAddr>,
-    state: Arc<State>,
+    state: Arc<AdminState>,
     offers: Mutex<Vec<Offer>>,
     #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "only the daemon is replaced"))]
     phase: watch::Sender<Phase>,
@@ -125,7 +125,7 @@ struct Running {
 }
 
 /// What the pages show.
-struct State {
+struct AdminState {
     server: View,
     /// The service of each listener by its number, if it is one of those built in.
     targets: Mutex<Vec<Option<Spec>>>,
@@ -240,7 +240,7 @@ impl AdminListener {
     pub fn serve(self, server: &ServerHandle) -> io::Result<Admin> {
         room::check(((1 + BESIDE_MAX) * STACK_BYTES) as u64 + MEMORY_BYTES)?;
         let now = SystemTime::now();
-        let state = Arc::new(State {
+        let state = Arc::new(AdminState {
             server: server.view(),
             targets: Mutex::new(self.targets.into_iter().map(Some).collect()),
             token: self.token,
@@ -381,7 +381,7 @@ impl Admin {
     }
 }
 
-impl State {
+impl AdminState {
     fn operations(&self) -> MutexGuard<'_, Option<Arc<dyn Operations>>> {
         // Each change is a single assignment.
         self.operations.lock().unwrap_or_else(PoisonError::into_inner)

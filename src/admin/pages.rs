@@ -12,11 +12,11 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::control::{self, Failed, beside};
-use super::{State, access, api, clients, health, metrics, page, status};
+use super::{AdminState, access, api, clients, health, metrics, page, status};
 
-type Server = extract::State<Arc<State>>;
+type Server = extract::State<Arc<AdminState>>;
 
-pub(super) fn router(state: Arc<State>) -> Router {
+pub(super) fn router(state: Arc<AdminState>) -> Router {
     let html = page::html();
     let reads = Router::new()
         .route("/", get(async move || page::reply(&html)))

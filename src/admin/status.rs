@@ -10,7 +10,7 @@ use futures_util::stream::{self, Stream};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::api::{CountsObject, ListenerObject, TimesObject, unix_nanos};
-use super::{State, api, health};
+use super::{AdminState, api, health};
 
 /// How often the status is sent.
 const EVENT_EVERY: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ pub(super) struct StatusPage {
     listeners: Vec<ListenerObject>,
 }
 
-pub(super) fn status(state: &State) -> StatusPage {
+pub(super) fn status(state: &AdminState) -> StatusPage {
     let limits = state.server.limits();
     StatusPage {
         version: env!("CARGO_PKG_VERSION"),
@@ -84,10 +84,10 @@ fn resident_bytes() -> Option<u64> {
 }
 
 /// The status, now and once per second.
-pub(super) fn events(state: Arc<State>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+pub(super) fn events(state: Arc<AdminState>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let mut ticks = interval_at(Instant::now(), EVENT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let next = async |(state, mut ticks, sent): (Arc<State>, Interval, u32)| {
+    let next = async |(state, mut ticks, sent): (Arc<AdminState>, Interval, u32)| {
         if sent == EVENTS {
             return None;
         }

@@ -43,11 +43,11 @@ pub(super) struct Places(Mutex<Vec<Option<Place>>>);
 #[cfg_attr(not(feature = "admin"), allow(dead_code, reason = "for the admin address"))]
 pub(super) struct Place {
     pub(super) endpoint: Endpoint,
-    pub(super) state: State,
+    pub(super) state: PlaceState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum State {
+pub(super) enum PlaceState {
     /// It listens.
     Open,
     /// It was removed. Some workers may not have closed it.
@@ -60,7 +60,8 @@ pub(super) enum State {
 
 impl Places {
     pub(super) fn new(endpoints: &[Endpoint]) -> Places {
-        let place = |endpoint: &Endpoint| Some(Place { endpoint: *endpoint, state: State::Open });
+        let place =
+            |endpoint: &Endpoint| Some(Place { endpoint: *endpoint, state: PlaceState::Open });
         Places(Mutex::new(endpoints.iter().map(place).collect()))
     }
 
@@ -76,7 +77,7 @@ impl Places {
     #[cfg(feature = "tls")]
     pub(super) fn is_open(&self, number: usize) -> bool {
         let place = self.lock().get(number).copied().flatten();
-        place.is_some_and(|place| place.state == State::Open)
+        place.is_some_and(|place| place.state == PlaceState::Open)
     }
 
     #[cfg(feature = "daemon")]
@@ -88,14 +89,14 @@ impl Places {
     }
 
     #[cfg(feature = "daemon")]
-    fn numbers_in(&self, state: State) -> Vec<usize> {
+    fn numbers_in(&self, state: PlaceState) -> Vec<usize> {
         let places = self.lock();
         let is_in = |place: &Option<Place>| place.is_some_and(|place| place.state == state);
         (0..places.len()).filter(|number| is_in(&places[*number])).collect()
     }
 
     #[cfg(feature = "daemon")]
-    fn set_state(&self, number: usize, state: State) {
+    fn set_state(&self, number: usize, state: PlaceState) {
         if let Some(Some(place)) = self.lock().get_mut(number) {
             place.state = state;
         }
@@ -129,7 +130,7 @@ impl Prepared<'_> {
         drop(offers);
         for &(number, endpoint) in &places {
             self.shared.mailboxes.set_accepting(number, true);
-            self.shared.places.set(number, Place { endpoint, state: State::Open });
+            self.shared.places.set(number, Place { endpoint, state: PlaceState::Open });
         }
         places
     }
@@ -140,7 +141,7 @@ impl Drop for Prepared<'_> {
     fn drop(&mut self) {
         self.offers.clear();
         for (number, endpoint) in std::mem::take(&mut self.places) {
-            self.shared.places.set(number, Place { endpoint, state: State::Closing });
+            self.shared.places.set(number, Place { endpoint, state: PlaceState::Closing });
         }
         self.shared.finish_closing(PATIENCE);
     }
@@ -173,7 +174,7 @@ impl ServerState {
     /// Waits until every worker has closed the listeners that were removed. Asks them again if some
     /// may not have.
     fn finish_closing(&self, patience: Duration) {
-        let numbers = self.places.numbers_in(State::Closing);
+        let numbers = self.places.numbers_in(PlaceState::Closing);
         if numbers.is_empty() {
             return;
         }
@@ -182,7 +183,7 @@ impl ServerState {
         if tally.queued == self.counters.len() as u64 {
             for number in numbers {
                 self.mailboxes.set_accepting(number, true);
-                self.places.set_state(number, State::Closed);
+                self.places.set_state(number, PlaceState::Closed);
             }
         }
     }
@@ -245,9 +246,11 @@ impl ServerHandle {
     pub(crate) fn remove(&self, numbers: &[usize], patience: Duration) -> Vec<usize> {
         // The sockets are open as long as they are offered.
         self.shared.offers().retain(|offer| !numbers.contains(&offer.number));
-        numbers.iter().for_each(|number| self.shared.places.set_state(*number, State::Closing));
+        numbers
+            .iter()
+            .for_each(|number| self.shared.places.set_state(*number, PlaceState::Closing));
         self.shared.finish_closing(patience);
-        let left = self.shared.places.numbers_in(State::Closing);
+        let left = self.shared.places.numbers_in(PlaceState::Closing);
         left.into_iter().filter(|number| numbers.contains(number)).collect()
     }
 
@@ -260,7 +263,7 @@ impl ServerHandle {
     /// Whether a listener can get this number: every worker has closed the one that has had it.
     pub(crate) fn is_free(&self, number: usize) -> bool {
         let state = self.shared.places.lock().get(number).copied().flatten();
-        state.is_none_or(|place| place.state == State::Closed)
+        state.is_none_or(|place| place.state == PlaceState::Closed)
     }
 
     /// How many clients of a listener are connected now.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::listening::{Place, State};
+use super::listening::{Place, PlaceState};
 use super::messaging::{Broadcast, Clients};
 use super::{ServerHandle, ServerState};
 use crate::base::endpoint::Endpoint;
@@ -118,7 +118,7 @@ impl View {
     /// The listeners, with their numbers, in the order of these.
     pub(crate) fn listeners(&self) -> Vec<(usize, Endpoint)> {
         let places = self.shared.places.lock();
-        let open = |place: &Place| (place.state == State::Open).then_some(place.endpoint);
+        let open = |place: &Place| (place.state == PlaceState::Open).then_some(place.endpoint);
         let listeners = places.iter().enumerate();
         listeners.filter_map(|(number, place)| Some((number, open(&(*place)?)?))).collect()
     }

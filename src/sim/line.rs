@@ -11,7 +11,7 @@ use crate::shared::permits::{Permit, Permits};
 
 /// Both ends of a line.
 #[derive(Clone)]
-pub(super) struct Line(Arc<Mutex<State>>);
+pub(super) struct Line(Arc<Mutex<LineState>>);
 
 /// How often a line fails, in offers (of `refuses`: connections) per million.
 #[derive(Clone, Copy, Default, Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Failures {
     pub(super) breaks: u32,
 }
 
-struct State {
+struct LineState {
     rng: fastrand::Rng,
     failures: Failures,
     /// `None` once the line is closed.
@@ -42,7 +42,7 @@ impl Line {
         rng: fastrand::Rng,
     ) -> Line {
         let heir = Some((mailboxes.clone(), permits.clone()));
-        Line(Arc::new(Mutex::new(State {
+        Line(Arc::new(Mutex::new(LineState {
             rng,
             failures,
             heir,
@@ -51,7 +51,7 @@ impl Line {
         })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LineState> {
         self.0.lock().expect("nobody panics with it")
     }
 
@@ -76,7 +76,7 @@ impl Successor for Line {
     }
 }
 
-impl State {
+impl LineState {
     fn take(&mut self, connections: &[(Facts, Passing<'_>)]) -> Result<Vec<bool>, String> {
         let Some((mailboxes, permits)) = self.heir.clone() else {
             return Err(self.fail(Mark::LineClosed));

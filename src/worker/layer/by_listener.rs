@@ -45,11 +45,11 @@ pub(crate) enum Kind {
 /// What the layer of a connection's listener keeps for the connection.
 pub(crate) enum Held {
     Plain(()),
-    Proxy(proxy::State<()>),
+    Proxy(proxy::ProxyState<()>),
     #[cfg(feature = "tls")]
     Tls(tls::Held),
     #[cfg(feature = "tls")]
-    ProxyTls(proxy::State<tls::Held>),
+    ProxyTls(proxy::ProxyState<tls::Held>),
     #[cfg(any(test, feature = "sim"))]
     Header(header::Held),
     #[cfg(all(feature = "tls", any(test, feature = "sim")))]
@@ -58,7 +58,7 @@ pub(crate) enum Held {
 
 /// The state of a connection: the number of its kind, which is that of its listener, and what the
 /// layer keeps.
-pub(crate) struct State {
+pub(crate) struct ListenerLayerState {
     kind: u32,
     held: Held,
 }
@@ -187,9 +187,9 @@ macro_rules! dispatch {
 }
 
 impl Layer for ByListener {
-    type State = State;
+    type State = ListenerLayerState;
 
-    fn state(&self, tag: u64, at: Peer, pool: &Pool) -> State {
+    fn state(&self, tag: u64, at: Peer, pool: &Pool) -> ListenerLayerState {
         let kind = (self.kind_of)(tag);
         let held = match &self.kinds[kind] {
             Kind::Plain(layer) => {
@@ -206,7 +206,7 @@ impl Layer for ByListener {
             #[cfg(all(feature = "tls", any(test, feature = "sim")))]
             Kind::StandIn(layer) => Held::StandIn(layer.state(tag, at, pool)),
         };
-        State { kind: kind as u32, held }
+        ListenerLayerState { kind: kind as u32, held }
     }
 
     fn bytes_each(&self) -> usize {
@@ -220,7 +220,7 @@ impl Layer for ByListener {
         self.kinds.iter().map(bytes).max().unwrap_or(0)
     }
 
-    fn can_move(&self, state: &State) -> bool {
+    fn can_move(&self, state: &ListenerLayerState) -> bool {
         matches!(state.held, Held::Plain(()))
     }
 
@@ -239,25 +239,25 @@ impl Layer for ByListener {
         }
     }
 
-    fn begin(&mut self, state: &mut State, pool: &Pool) -> Result<(), CloseReason> {
+    fn begin(&mut self, state: &mut ListenerLayerState, pool: &Pool) -> Result<(), CloseReason> {
         dispatch!(&mut self, state, begin(pool))
     }
 
-    fn peer(&self, state: &State, at: Peer) -> Option<Peer> {
+    fn peer(&self, state: &ListenerLayerState, at: Peer) -> Option<Peer> {
         dispatch!(&self, state, peer(at))
     }
 
-    fn handshake(&self, state: &State) -> Option<Result<Handshake, HandshakeError>> {
+    fn handshake(&self, state: &ListenerLayerState) -> Option<Result<Handshake, HandshakeError>> {
         dispatch!(&self, state, handshake())
     }
 
-    fn opening_timeout(&self, state: &State) -> Duration {
+    fn opening_timeout(&self, state: &ListenerLayerState) -> Duration {
         dispatch!(&self, state, opening_timeout())
     }
 
     fn decide(
         &mut self,
-        state: &mut State,
+        state: &mut ListenerLayerState,
         input: &mut Chain,
         pool: &Pool,
     ) -> Result<usize, CloseReason> {
@@ -266,7 +266,7 @@ impl Layer for ByListener {
 
     fn received(
         &mut self,
-        state: &mut State,
+        state: &mut ListenerLayerState,
         input: &mut Chain,
         wire: &mut Chain,
         pool: &Pool,
@@ -274,13 +274,13 @@ impl Layer for ByListener {
         dispatch!(&mut self, state, received(input, wire, pool))
     }
 
-    fn has_ended(&self, state: &State) -> bool {
+    fn has_ended(&self, state: &ListenerLayerState) -> bool {
         dispatch!(&self, state, has_ended())
     }
 
     fn ended(
         &mut self,
-        state: &mut State,
+        state: &mut ListenerLayerState,
         input: &mut Chain,
         pool: &Pool,
     ) -> Result<usize, CloseReason> {
@@ -289,34 +289,34 @@ impl Layer for ByListener {
 
     fn outgoing<'a>(
         &mut self,
-        state: &'a mut State,
+        state: &'a mut ListenerLayerState,
         output: &'a mut Chain,
         pool: &Pool,
     ) -> &'a mut Chain {
         dispatch!(&mut self, state, outgoing(output, pool))
     }
 
-    fn sent(&mut self, state: &mut State, wire_bytes: usize) -> usize {
+    fn sent(&mut self, state: &mut ListenerLayerState, wire_bytes: usize) -> usize {
         dispatch!(&mut self, state, sent(wire_bytes))
     }
 
-    fn finish(&mut self, state: &mut State) {
+    fn finish(&mut self, state: &mut ListenerLayerState) {
         dispatch!(&mut self, state, finish());
     }
 
-    fn forget_input(&mut self, state: &mut State) {
+    fn forget_input(&mut self, state: &mut ListenerLayerState) {
         dispatch!(&mut self, state, forget_input());
     }
 
-    fn starves(&self, state: &State) -> bool {
+    fn starves(&self, state: &ListenerLayerState) -> bool {
         dispatch!(&self, state, starves())
     }
 
-    fn keeps_output(&self, state: &State) -> bool {
+    fn keeps_output(&self, state: &ListenerLayerState) -> bool {
         dispatch!(&self, state, keeps_output())
     }
 
-    fn keeps_input(&self, state: &State) -> bool {
+    fn keeps_input(&self, state: &ListenerLayerState) -> bool {
         dispatch!(&self, state, keeps_input())
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Prefix<L = Plain> {
 }
 
 /// What the layer keeps for one connection.
-pub(crate) struct State<S = ()> {
+pub(crate) struct PrefixState<S = ()> {
     /// The bytes, until a buffer is free for them.
     bytes: Option<Vec<u8>>,
     /// The same bytes in a buffer, until the engine takes them.
@@ -41,7 +41,7 @@ impl<L> Prefix<L> {
     }
 }
 
-impl<S> State<S> {
+impl<S> PrefixState<S> {
     /// Puts the bytes into a buffer, if one is free.
     fn begin(&mut self, pool: &Pool) {
         let Some(bytes) = &self.bytes else { return };
@@ -54,10 +54,10 @@ impl<S> State<S> {
 }
 
 impl<L: Layer> Layer for Prefix<L> {
-    type State = State<L::State>;
+    type State = PrefixState<L::State>;
 
     fn state(&self, tag: u64, at: Peer, pool: &Pool) -> Self::State {
-        State {
+        PrefixState {
             bytes: Some((self.make)(tag, at)).filter(|bytes| !bytes.is_empty()),
             wire: Chain::new(pool),
             unsent: 0,

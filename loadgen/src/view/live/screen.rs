@@ -29,11 +29,15 @@ const SIZE_MAX: (u16, u16) = (400, 120);
 /// Messages that are kept, at most. A server may log without end.
 const KEPT_MAX: usize = 1_000;
 
-static SCREEN: Mutex<Screen> =
-    Mutex::new(Screen { state: State::Closed, is_stale: false, kept: VecDeque::new(), dropped: 0 });
+static SCREEN: Mutex<Screen> = Mutex::new(Screen {
+    state: ScreenState::Closed,
+    is_stale: false,
+    kept: VecDeque::new(),
+    dropped: 0,
+});
 
 struct Screen {
-    state: State,
+    state: ScreenState,
     /// Whether somebody else may have written over the view.
     is_stale: bool,
     /// Messages for when the view is gone, and how many there was no room for.
@@ -42,7 +46,7 @@ struct Screen {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+enum ScreenState {
     /// There is no view.
     Closed,
     /// The next frame enters the alternate screen.
@@ -66,7 +70,7 @@ pub fn open() {
             before(info);
         }));
     });
-    screen().state = State::Away;
+    screen().state = ScreenState::Away;
 }
 
 /// Whether a frame can be drawn now; if so, whether nothing of the frames before is there.
@@ -74,8 +78,8 @@ pub fn begin_frame() -> Option<bool> {
     let mut screen = screen();
     if is_in_background() {
         // Stopped by a signal that cannot be handled, the job left the alternate screen to others.
-        if screen.state == State::Shown {
-            screen.state = State::Away;
+        if screen.state == ScreenState::Shown {
+            screen.state = ScreenState::Away;
         }
         return None;
     }
@@ -84,15 +88,15 @@ pub fn begin_frame() -> Option<bool> {
         return None;
     }
     match screen.state {
-        State::Shown => Some(std::mem::take(&mut screen.is_stale)),
-        State::Away => {
+        ScreenState::Shown => Some(std::mem::take(&mut screen.is_stale)),
+        ScreenState::Away => {
             terminal::resume_keys();
             write(ENTER.as_bytes());
-            screen.state = State::Shown;
+            screen.state = ScreenState::Shown;
             screen.is_stale = false;
             Some(true)
         }
-        State::Closed | State::Suspended => None,
+        ScreenState::Closed | ScreenState::Suspended => None,
     }
 }
 
@@ -107,28 +111,28 @@ fn takes_bytes() -> bool {
 /// Writes a frame, unless the screen has been left since it was begun.
 pub fn end_frame(bytes: &[u8]) {
     let screen = screen();
-    if screen.state == State::Shown {
+    if screen.state == ScreenState::Shown {
         write(bytes);
     }
 }
 
 /// Leaves the screen until [`resume`].
 pub fn suspend() {
-    screen().leave(State::Suspended);
+    screen().leave(ScreenState::Suspended);
 }
 
 /// Draws again.
 pub fn resume() {
     let mut screen = screen();
     screen.is_stale = true;
-    if screen.state == State::Suspended {
-        screen.state = State::Away;
+    if screen.state == ScreenState::Suspended {
+        screen.state = ScreenState::Away;
     }
 }
 
 /// Leaves the screen for good.
 pub fn close() {
-    screen().leave(State::Closed);
+    screen().leave(ScreenState::Closed);
 }
 
 /// The same for a process that ends now: without waiting for a terminal that takes no bytes.
@@ -145,14 +149,14 @@ pub fn close_at_once() {
         }
     };
     if takes_bytes() {
-        screen.leave(State::Closed);
+        screen.leave(ScreenState::Closed);
     }
 }
 
 /// Keeps a message if the view would hide it.
 pub fn keep(line: &impl Display) -> bool {
     let mut screen = screen();
-    let is_shown = screen.state == State::Shown;
+    let is_shown = screen.state == ScreenState::Shown;
     if is_shown {
         screen.keep(line.to_string());
     }
@@ -194,12 +198,12 @@ impl Screen {
 
     /// Leaves the screen if it is shown, and writes the messages that were kept. A view that has
     /// ended stays so.
-    fn leave(&mut self, next: State) {
+    fn leave(&mut self, next: ScreenState) {
         let before = self.state;
-        if before != State::Closed {
+        if before != ScreenState::Closed {
             self.state = next;
         }
-        if before == State::Shown {
+        if before == ScreenState::Shown {
             write(LEAVE.as_bytes());
             self.release().iter().for_each(|line| write(format!("{line}\n").as_bytes()));
         }
@@ -223,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_last_messages_are_kept_and_the_others_counted() {
-        let state = State::Shown;
+        let state = ScreenState::Shown;
         let mut screen = Screen { state, is_stale: false, kept: VecDeque::new(), dropped: 0 };
         (0..KEPT_MAX + 2).for_each(|nth| screen.keep(format!("line {nth}")));
         let lines = screen.release();

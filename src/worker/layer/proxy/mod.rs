@@ -26,7 +26,7 @@ pub(crate) struct Proxied<L> {
 }
 
 /// What the layer keeps for one connection.
-pub(crate) struct State<S> {
+pub(crate) struct ProxyState<S> {
     head: Head,
     inner: S,
 }
@@ -108,7 +108,7 @@ impl Head {
 }
 
 impl<L: Layer> Layer for Proxied<L> {
-    type State = State<L::State>;
+    type State = ProxyState<L::State>;
 
     fn state(&self, tag: u64, at: Peer, pool: &Pool) -> Self::State {
         let head = match self.options.may_send(at) {
@@ -116,7 +116,7 @@ impl<L: Layer> Layer for Proxied<L> {
             false if self.is_required() => Head::NotAProxy,
             false => Head::Over(None),
         };
-        State { head, inner: self.inner.state(tag, at, pool) }
+        ProxyState { head, inner: self.inner.state(tag, at, pool) }
     }
 
     fn bytes_each(&self) -> usize {

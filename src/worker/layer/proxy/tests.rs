@@ -34,7 +34,7 @@ fn headers() -> [Vec<u8>; 3] {
 /// A connection of a listener.
 struct Connection {
     layer: Proxied<Plain>,
-    state: State<()>,
+    state: ProxyState<()>,
     pool: Pool,
     at: Peer,
     input: Chain,
