@@ -1,10 +1,9 @@
 //! What a socket sends, and how a reply is judged.
 
-use echopool::internals;
 use echopool::time::Time;
 
 use super::stamp::Stamp;
-use super::{Datagrams, Fate, Sent};
+use super::{Datagrams, Fate, Net, Sent};
 use crate::exec::lifecycle::Phase;
 use crate::stats::loss::Mismatch;
 use crate::stats::records::GivenUp;
@@ -14,7 +13,7 @@ use crate::traffic::datagram::{BATCH, Bytes};
 /// Bytes of a mismatch that are shown.
 const SHOWN: usize = 16;
 
-impl Datagrams {
+impl<N: Net> Datagrams<N> {
     /// Sends what the socket may send.
     #[inline]
     pub(super) fn resume(&mut self, index: usize, now: Time) {
@@ -74,20 +73,21 @@ impl Datagrams {
         if self.queued == BATCH {
             self.flush(index);
         }
-        let now = internals::now();
+        let now = self.net.now();
         let number = self.clients[index].next;
         let length = self.length(index, number);
         let slot = self.slot(index, number);
         let client = &mut self.clients[index];
         client.next += 1;
         client.outstanding += 1;
-        let out = &mut self.outgoing.buffer_mut(self.queued)[..length];
-        match &mut self.stamp {
-            None => client.datagrams.write(number, out),
-            Some(stamp) => stamp.write(slot, number, out),
+        let wall_clock = self.stamp.is_some().then(|| self.net.unix_now_ns());
+        let out = &mut self.net.buffer_mut(self.queued)[..length];
+        match (&mut self.stamp, wall_clock) {
+            (Some(stamp), Some(sent)) => stamp.write(slot, number, sent, out),
+            _ => client.datagrams.write(number, out),
         }
         let room_since = client.room_since;
-        self.outgoing.push(self.queued, length);
+        self.net.push(self.queued, length);
         self.queued += 1;
         self.ring[slot] = Sent { intended, at: now, fate: Fate::Outstanding };
         self.second.begun(now);
@@ -112,7 +112,7 @@ impl Datagrams {
     pub(super) fn flush(&mut self, index: usize) {
         if self.queued > 0 {
             self.queued = 0;
-            let sent = self.outgoing.send(&self.clients[index].socket);
+            let sent = self.net.send(index);
             self.counts.errors += sent.refused;
         }
     }
@@ -141,7 +141,7 @@ impl Datagrams {
             self.lose(index, number, now);
         }
         let is_outstanding = self.ring[slot].fate == Fate::Outstanding;
-        let reply = self.incoming.datagram(at);
+        let reply = self.net.datagram(at);
         let compared = match &self.stamp {
             None => {
                 let length = self.length(index, number);
@@ -177,10 +177,11 @@ impl Datagrams {
         let is_remembered = number + self.remembered >= self.clients[index].next;
         let is_recorded = self.ring[slot].intended >= self.lifecycle.period.record_from;
         if let Some(stamp) = &mut self.stamp {
-            let returned = self.incoming.arrived(at).at_unix_ns;
+            let returned = self.net.arrived_unix_ns(at);
+            let returned = returned.unwrap_or_else(|| self.net.unix_now_ns());
             let is_timed = is_first && is_recorded;
             let slot = is_remembered.then_some(slot);
-            let reply = self.incoming.datagram(at);
+            let reply = self.net.datagram(at);
             stamp.reply(index, (number, slot), reply, (is_timed, returned));
         }
     }
@@ -188,7 +189,7 @@ impl Datagrams {
     /// The number of the datagram that this is a reply to.
     fn number(&self, index: usize, at: usize) -> Option<u64> {
         let client = &self.clients[index];
-        let reply = self.incoming.datagram(at);
+        let reply = self.net.datagram(at);
         let number = match &self.stamp {
             None => client.datagrams.number(reply),
             Some(_) => Stamp::number(reply, client.next),
@@ -289,7 +290,7 @@ impl Datagrams {
     #[cold]
     fn corrupted(&mut self, index: usize, at: usize, number: Option<u64>, place: usize) {
         self.counts.corrupted += 1;
-        let actual = self.incoming.datagram(at);
+        let actual = self.net.datagram(at);
         let end = actual.len().min(place + SHOWN);
         let actual = actual[place.min(end)..end].to_vec();
         let mut expected = Vec::new();

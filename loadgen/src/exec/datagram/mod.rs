@@ -9,17 +9,16 @@
 //! * `phases`: what it does between two waits
 //! * `exchange`: what a socket sends, and how a reply is judged
 //! * `stamp`: the packets of a run against a STAMP reflector
+//! * `net`: the sockets and the clocks, as a seam: a simulated network has its own
 //! * `wait`: for datagrams, or for a time
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
 
 use echopool::builtin::url::ServiceOptions;
 use echopool::error::Errno;
-use echopool::internals::{self, Batch, Wait};
 use echopool::time::Time;
-use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 use crate::exec::client::backlog::Windows;
 use crate::exec::client::second::PresentSecond;
@@ -29,22 +28,26 @@ use crate::plan::{DATAGRAM_BYTES, DATAGRAM_SOCKET_BYTES, Plan};
 use crate::stats::datagram::{DatagramRecords, Jitter};
 use crate::stats::records::Records;
 use crate::stats::tally;
-use crate::traffic::datagram::{self, BATCH};
+use crate::traffic::datagram;
 use crate::traffic::payload::Stream;
 
 mod exchange;
+mod net;
 mod phases;
 mod stamp;
 mod wait;
 
+pub use net::{Net, System};
 use stamp::Stamp;
-use wait::Sockets;
 
 /// Waits in a row without anything else, at most.
 const WAITS: usize = 64;
 
 // The plan relies on it.
-const _: () = assert!(size_of::<Client>() + size_of::<usize>() <= DATAGRAM_SOCKET_BYTES as usize);
+const _: () = assert!(
+    size_of::<UdpSocket>() + size_of::<Client>() + size_of::<usize>()
+        <= DATAGRAM_SOCKET_BYTES as usize
+);
 const _: () = assert!(size_of::<Sent>() <= DATAGRAM_BYTES as usize);
 
 /// The fate of a datagram.
@@ -68,9 +71,8 @@ struct Sent {
     fate: Fate,
 }
 
-/// A socket.
+/// What is known of a socket.
 struct Client {
-    socket: UdpSocket,
     stream: Stream,
     datagrams: datagram::Datagrams,
     /// The number of the next datagram, and of the oldest that may be outstanding.
@@ -88,19 +90,17 @@ struct Client {
 }
 
 /// The sockets of one thread.
-pub struct Datagrams {
+struct Datagrams<N> {
     lifecycle: Lifecycle,
+    net: N,
     clients: Vec<Client>,
     /// The place of each client among those of the thread; they differ if a socket failed.
     places: Vec<usize>,
     /// `remembered` datagrams for each client.
     ring: Vec<Sent>,
     remembered: u64,
-    incoming: Batch,
-    outgoing: Batch,
-    /// Datagrams in `outgoing`.
+    /// Datagrams that are to be sent together.
     queued: usize,
-    sockets: Sockets,
     second: PresentSecond,
     windows: Windows,
     counts: DatagramRecords,
@@ -120,35 +120,45 @@ pub struct Datagrams {
 /// # Errors
 /// The system refuses to wait for events.
 pub fn run(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> io::Result<Records> {
-    let mut datagrams = Datagrams::new(plan, control, thread)?;
+    let net = System::new(plan.size as usize)?;
+    run_over(net, plan, control, thread)
+}
+
+/// The same over this network.
+///
+/// # Errors
+/// It refuses to wait for datagrams.
+pub fn run_over<N: Net>(
+    net: N,
+    plan: Arc<Plan>,
+    control: Arc<Control>,
+    thread: usize,
+) -> io::Result<Records> {
+    let mut datagrams = Datagrams::new(net, plan, control, thread);
     datagrams.open_all()?;
-    datagrams.lifecycle.become_ready(internals::now());
-    while let Some(next) = datagrams.step(internals::now()) {
+    datagrams.lifecycle.become_ready(datagrams.net.now());
+    while let Some(next) = datagrams.step(datagrams.net.now()) {
         datagrams.receive_until(next)?;
     }
     Ok(datagrams.into_records())
 }
 
-impl Datagrams {
-    fn new(plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> io::Result<Datagrams> {
+impl<N: Net> Datagrams<N> {
+    fn new(net: N, plan: Arc<Plan>, control: Arc<Control>, thread: usize) -> Datagrams<N> {
         let remembered = datagram::remembered(plan.pipeline);
-        let longest = plan.size as usize;
         let lifecycle = Lifecycle::new(plan, control, thread);
         let count = lifecycle.share.connections;
         let ring = count * remembered as usize;
         let is_stamp = matches!(lifecycle.plan.service, ServiceOptions::Stamp(_));
-        let stamp = is_stamp.then(|| Stamp::new(count, ring));
+        let stamp = is_stamp.then(|| Stamp::new(count, ring, net.clock_error()));
         let none = Sent { intended: Time::ZERO, at: Time::ZERO, fate: Fate::None };
-        Ok(Datagrams {
+        Datagrams {
+            net,
             clients: Vec::with_capacity(count),
             places: Vec::with_capacity(count),
             ring: vec![none; ring],
             remembered,
-            // A byte more, so that a reply that is too long shows.
-            incoming: Batch::new(BATCH, longest + 1),
-            outgoing: Batch::new(BATCH, longest),
             queued: 0,
-            sockets: Sockets::new()?,
             second: PresentSecond::default(),
             windows: Windows::default(),
             counts: DatagramRecords::default(),
@@ -158,7 +168,7 @@ impl Datagrams {
             next_expiry: Time::ZERO,
             over_at: None,
             lifecycle,
-        })
+        }
     }
 
     /// Opens the sockets. One that cannot be opened is a failed connect.
@@ -168,18 +178,13 @@ impl Datagrams {
             let number = self.lifecycle.share.first_connection + place as u64;
             let target = plan.targets[plan.target_index(number)];
             let address = target.socket_addr().expect("the plan has UDP targets only");
-            let opened = open(address, plan.source(number, &target));
-            let prepared = opened.and_then(|socket| match self.stamp {
-                Some(_) => Stamp::prepare(&socket).map(|()| socket),
-                None => Ok(socket),
-            });
-            match prepared {
-                Ok(socket) => {
-                    self.sockets.add(&socket, self.clients.len())?;
+            let source = plan.source(number, &target);
+            match self.net.open(address, source, self.stamp.is_some()) {
+                Ok(()) => {
                     self.lifecycle.connecting += 1;
                     self.lifecycle.established(place, true);
                     let stream = Stream::new(plan.seed, number);
-                    self.clients.push(Client::new(socket, stream));
+                    self.clients.push(Client::new(stream));
                     self.places.push(place);
                 }
                 Err(error) => {
@@ -196,16 +201,16 @@ impl Datagrams {
     /// Reads what arrives, and returns at this time at the latest. Returns early if there was
     /// something.
     fn receive_until(&mut self, next: Time) -> io::Result<()> {
-        let begun = internals::now();
+        let begun = self.net.now();
         let mut waits = next > begun && !self.lifecycle.plan.busy_poll;
         for _ in 0..WAITS {
-            let before = internals::now();
-            let found = if waits { self.sockets.wait(next)? } else { self.sockets.look()? };
+            let before = self.net.now();
+            let found = if waits { self.net.wait(next)? } else { self.net.look()? };
             if found == 0 {
-                self.looked_at = if waits { internals::now() } else { before };
+                self.looked_at = if waits { self.net.now() } else { before };
                 return Ok(());
             }
-            (0..found).for_each(|nth| self.read(self.sockets.ready(nth)));
+            (0..found).for_each(|nth| self.read(self.net.ready(nth)));
             waits = false;
         }
         // What lay in the sockets when this began has been read by now.
@@ -216,9 +221,9 @@ impl Datagrams {
     /// Reads what has arrived at a socket, at most one batch: the others have their turn before the
     /// next one.
     fn read(&mut self, index: usize) {
-        let now = internals::now();
+        let now = self.net.now();
         self.lifecycle.at_work(now);
-        match self.incoming.receive(&self.clients[index].socket, Wait::No) {
+        match self.net.receive(index) {
             Ok(count) => {
                 for at in 0..count {
                     self.judge(index, at, now);
@@ -266,9 +271,8 @@ impl Datagrams {
 }
 
 impl Client {
-    fn new(socket: UdpSocket, stream: Stream) -> Client {
+    fn new(stream: Stream) -> Client {
         Client {
-            socket,
             stream,
             datagrams: datagram::Datagrams::new(stream),
             next: 0,
@@ -281,21 +285,4 @@ impl Client {
             room_since: Time::ZERO,
         }
     }
-}
-
-/// Bytes of a socket's receive buffer, if the system allows as much (net.core.rmem_max).
-const RECEIVE_BUFFER: usize = 4 << 20;
-
-/// A socket that receives from this address alone.
-fn open(to: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
-    let any: IpAddr = match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((source.unwrap_or(any), 0))?;
-    socket.connect(to)?;
-    socket.set_nonblocking(true)?;
-    // As much as the system allows: replies that lie here in a pause are not lost.
-    let _ = set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER);
-    Ok(socket)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use echopool::time::Time;
 
-use super::Datagrams;
+use super::{Datagrams, Net};
 use crate::exec::client::backlog::Windows;
 use crate::exec::lifecycle::{PER_TURN, Phase, TICK};
 use crate::stats::cpu::SATURATED;
@@ -16,7 +16,7 @@ const AFTERWARDS: Duration = Duration::from_millis(200);
 /// How long an interrupted run waits for replies.
 const INTERRUPTED_WAIT: Duration = Duration::from_secs(1);
 
-impl Datagrams {
+impl<N: Net> Datagrams<N> {
     /// Does what is due. Returns when to be called next, at the latest; `None` at the end.
     pub(super) fn step(&mut self, now: Time) -> Option<Time> {
         if self.lifecycle.control.stopped() {

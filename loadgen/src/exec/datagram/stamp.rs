@@ -1,12 +1,10 @@
 //! The test packets of STAMP that the sockets of a thread send, and what is read from the replies.
 
-use std::io;
-
+use echopool::internals::ClockError;
 use echopool::internals::stamp::{
     self, EXTENSION_HEADER_BYTES, EXTRA_PADDING, ErrorEstimate, Format, MALFORMED, PACKET_BYTES,
     REFLECTED_BYTES_MIN, Reflection, UNRECOGNIZED,
 };
-use echopool::internals::{self, ClockError, report_times_and_hop_limits, unix_now_ns};
 
 use crate::plan::{STAMP_PACKET_BYTES, STAMP_SOCKET_BYTES, new_seed};
 use crate::stats::stamp::{Session, StampRecords, times};
@@ -37,8 +35,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    pub(super) fn new(sockets: usize, packets: usize) -> Stamp {
-        let clock = internals::clock_error();
+    pub(super) fn new(sockets: usize, packets: usize, clock: ClockError) -> Stamp {
         let ClockError { is_synchronized, error_ns } = clock;
         Stamp {
             error: ErrorEstimate { is_synchronized, format: Format::Ntp, error_ns },
@@ -49,16 +46,9 @@ impl Stamp {
         }
     }
 
-    /// Makes a socket report when the kernel has received a reply.
-    pub(super) fn prepare(socket: &std::net::UdpSocket) -> io::Result<()> {
-        let is_ipv6 = socket.local_addr()?.is_ipv6();
-        report_times_and_hop_limits(socket, is_ipv6).map_err(|(_, error)| error)
-    }
-
-    /// Writes packet `number`, which has the place `slot` in the ring. What is left of `out` is extra
-    /// padding.
-    pub(super) fn write(&mut self, slot: usize, number: u64, out: &mut [u8]) {
-        let sent = unix_now_ns();
+    /// Writes packet `number`, which has the place `slot` in the ring and is sent at this time of the
+    /// clock of the day. What is left of `out` is extra padding.
+    pub(super) fn write(&mut self, slot: usize, number: u64, sent: u64, out: &mut [u8]) {
         self.packets[slot] = Packet { sent, reflected: None };
         stamp::write_request(out, number as u32, sent, self.error, self.identifier);
         let rest = &mut out[PACKET_BYTES..];
@@ -99,7 +89,7 @@ impl Stamp {
         index: usize,
         (number, slot): (u64, Option<usize>),
         reply: &[u8],
-        (is_timed, returned): (bool, Option<u64>),
+        (is_timed, returned): (bool, u64),
     ) {
         let Some(reflection) = Reflection::read(reply) else { return };
         let session = &mut self.sessions[index];
@@ -108,7 +98,6 @@ impl Stamp {
         let earlier = slot.and_then(|slot| self.packets[slot].reflected.replace(reflected));
         session.reply(number, reflected, earlier);
         if let (true, Some(slot)) = (is_timed, slot) {
-            let returned = returned.unwrap_or_else(unix_now_ns);
             let times = times(&reflection, self.packets[slot].sent, returned);
             self.records.reply(session, &times, &reflection.error, self.error.error_ns);
         }
