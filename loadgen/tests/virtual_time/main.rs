@@ -9,12 +9,15 @@
 //! * `stall`, `delays`, `queue`, `overload`: servers with known delays
 //! * `parts`: where the time went
 //! * `wrong`: servers that send wrong bytes
+//! * `datagrams`: over UDP and against STAMP reflectors, in a network that loses, doubles, delays,
+//!   reorders and damages datagrams
 //!
 //! Each check has a small form for every run of the tests, and one with millions of requests for
 //! `cargo test --release -p loadgen --test virtual_time`. `docs/measuring.md` has the figures; `--
 //! --nocapture` prints them.
 
 mod capacity;
+mod datagrams;
 mod delays;
 mod omission;
 mod overload;

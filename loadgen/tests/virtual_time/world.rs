@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use echopool::Endpoint;
 use echopool::builtin::url::{ServiceOptions, Spec};
 use echopool::internals::{ClientLimits, Network, Pause, simulate_with_pauses, simulated_now};
 use echopool::service::ServiceFactory;
@@ -75,7 +76,7 @@ where
 
 /// All seconds together have what the whole run has.
 #[track_caller]
-fn assert_intervals(mut collector: Collector, records: &Records) {
+pub fn assert_intervals(mut collector: Collector, records: &Records) {
     let mut latency = latency_histogram();
     let (mut replies, mut bytes) = (0, 0);
     while let Some(second) = collector.rest(records.elapsed()) {
@@ -118,6 +119,11 @@ pub fn drive_delay_over(latency: Duration, flags: &str, options: &str) -> Report
 }
 
 pub fn plan(flags: &str) -> Plan {
+    plan_for(flags, 1)
+}
+
+/// The plan of these flags, for this many targets.
+pub fn plan_for(flags: &str, targets: usize) -> Plan {
     let machine = Machine {
         open_files_max: 1 << 20,
         open_files_now: 4,
@@ -128,8 +134,12 @@ pub fn plan(flags: &str) -> Plan {
     let target = if flags.contains("://") { "" } else { "world:7" };
     let line = format!("loadgen {target} {flags}");
     let spec = RunArgs::parse_from(line.split_whitespace()).run;
-    let target = std::net::SocketAddr::from(([10, 0, 0, 1], 7)).into();
-    Plan::new(&spec, &machine, &[target], spec.seed.unwrap_or(1)).expect("a possible run")
+    let target = |nth: usize| match flags.contains("udp://") || flags.contains("stamp://") {
+        true => Endpoint::Udp(([10, 0, 0, nth as u8], 7).into()),
+        false => std::net::SocketAddr::from(([10, 0, 0, nth as u8], 7)).into(),
+    };
+    let targets: Vec<Endpoint> = (1..=targets).map(target).collect();
+    Plan::new(&spec, &machine, &targets, spec.seed.unwrap_or(1)).expect("a possible run")
 }
 
 /// A buffer for each request that can be outstanding, and a few more.

@@ -32,11 +32,13 @@ pub const PACKET_BYTES: usize = 44;
 pub const REFLECTED_BYTES_MIN: usize = 41;
 
 /// What a reflector copies from the beginning of a sender's packet, and where to.
-const COPIED_BYTES: usize = 14;
-const COPIED_AT: usize = 24;
+pub const COPIED_BYTES: usize = 14;
+/// The place of it in the reflector's packet.
+pub const COPIED_AT: usize = 24;
 
+/// The place of the error estimate in the packets of either side.
+pub const ERROR_AT: usize = 12;
 const SENT_AT: usize = 4;
-const ERROR_AT: usize = 12;
 const SESSION_AT: usize = 14;
 const RECEIVED_AT: usize = 16;
 const HOP_LIMIT_AT: usize = 40;

@@ -129,44 +129,52 @@ impl<N: Net> Datagrams<N> {
             // Not one of ours, as far as it can be read.
             return self.corrupted(index, at, None, 0);
         };
-        let client = &self.clients[index];
-        if number + self.remembered < client.next {
-            // Forgotten, so it was sent long ago. It was lost, or this is another reply to it.
-            self.counts.late += 1;
-            return self.reflected(index, at, number, false);
-        }
-        let slot = self.slot(index, number);
-        let sent = self.ring[slot];
-        if sent.fate == Fate::Outstanding && self.is_overdue(sent.at) {
+        let is_forgotten = number + self.remembered < self.clients[index].next;
+        let sent = self.ring[self.slot(index, number)];
+        if !is_forgotten && sent.fate == Fate::Outstanding && self.is_overdue(sent.at) {
             self.lose(index, number, now);
         }
-        let is_outstanding = self.ring[slot].fate == Fate::Outstanding;
+        match self.compare(index, at, number, is_forgotten) {
+            Bytes::Right if is_forgotten => {
+                // It was sent long ago. It was lost, or this is another reply to it.
+                self.counts.late += 1;
+                return self.reflected(index, at, number, false);
+            }
+            Bytes::Right => return self.right(index, at, number, now),
+            Bytes::Short => self.counts.truncated += 1,
+            Bytes::Wrong(place) => self.corrupted(index, at, Some(number), place),
+        }
+        if !is_forgotten {
+            self.damaged(index, number, now);
+        }
+    }
+
+    /// Compares a reply with its datagram. What is not in the datagram's number is forgotten with it:
+    /// the time in a packet of STAMP.
+    fn compare(&self, index: usize, at: usize, number: u64, is_forgotten: bool) -> Bytes {
         let reply = self.net.datagram(at);
-        let compared = match &self.stamp {
+        match &self.stamp {
             None => {
                 let length = self.length(index, number);
                 self.clients[index].datagrams.compare(number, length, reply)
             }
-            Some(stamp) => stamp.compare(slot, number, reply),
-        };
-        if compared == Bytes::Right {
-            self.reflected(index, at, number, is_outstanding);
+            Some(_) if is_forgotten => Bytes::Right,
+            Some(stamp) => stamp.compare(self.slot(index, number), number, reply),
         }
-        match compared {
-            Bytes::Right if is_outstanding => self.answered(index, number, now),
-            Bytes::Right if self.ring[slot].fate == Fate::Lost => {
+    }
+
+    /// A reply is that to a datagram which is remembered.
+    fn right(&mut self, index: usize, at: usize, number: u64, now: Time) {
+        let slot = self.slot(index, number);
+        let fate = self.ring[slot].fate;
+        self.reflected(index, at, number, fate == Fate::Outstanding);
+        match fate {
+            Fate::Outstanding => self.answered(index, number, now),
+            Fate::Lost => {
                 self.counts.late += 1;
                 self.ring[slot].fate = Fate::Answered;
             }
-            Bytes::Right => self.counts.duplicated += 1,
-            Bytes::Short => {
-                self.counts.truncated += 1;
-                self.damaged(index, number, now);
-            }
-            Bytes::Wrong(place) => {
-                self.corrupted(index, at, Some(number), place);
-                self.damaged(index, number, now);
-            }
+            _ => self.counts.duplicated += 1,
         }
     }
 
@@ -293,13 +301,7 @@ impl<N: Net> Datagrams<N> {
         let actual = self.net.datagram(at);
         let end = actual.len().min(place + SHOWN);
         let actual = actual[place.min(end)..end].to_vec();
-        let mut expected = Vec::new();
-        if let Some(number) = number {
-            let length = self.length(index, number);
-            let mut whole = vec![0; length];
-            self.clients[index].datagrams.write(number, &mut whole);
-            expected = whole[place.min(length)..length.min(place + SHOWN)].to_vec();
-        }
+        let expected = number.map(|number| self.expected(index, number, place));
         let note = match number {
             None => "a reply to no datagram of this socket".to_owned(),
             Some(number) => format!("in the reply to datagram {number} of this socket"),
@@ -311,10 +313,22 @@ impl<N: Net> Datagrams<N> {
                 stream_offset: place as u64,
                 request: number.unwrap_or(0),
                 request_offset: place as u64,
-                expected,
+                expected: expected.unwrap_or_default(),
                 actual,
                 note: Some(note),
             },
         );
+    }
+
+    /// What a reply should have from this byte on, as far as it is shown.
+    #[cold]
+    fn expected(&self, index: usize, number: u64, place: usize) -> Vec<u8> {
+        if let Some(stamp) = &self.stamp {
+            return stamp.expected(self.slot(index, number), number, place);
+        }
+        let length = self.length(index, number);
+        let mut whole = vec![0; length];
+        self.clients[index].datagrams.write(number, &mut whole);
+        whole[place.min(length)..length.min(place + SHOWN)].to_vec()
     }
 }

@@ -2,8 +2,8 @@
 
 use echopool::internals::ClockError;
 use echopool::internals::stamp::{
-    self, EXTENSION_HEADER_BYTES, EXTRA_PADDING, ErrorEstimate, Format, MALFORMED, PACKET_BYTES,
-    REFLECTED_BYTES_MIN, Reflection, UNRECOGNIZED,
+    self, COPIED_AT, COPIED_BYTES, ERROR_AT, EXTENSION_HEADER_BYTES, EXTRA_PADDING, ErrorEstimate,
+    Format, MALFORMED, PACKET_BYTES, REFLECTED_BYTES_MIN, Reflection, UNRECOGNIZED,
 };
 
 use crate::plan::{STAMP_PACKET_BYTES, STAMP_SOCKET_BYTES, new_seed};
@@ -70,16 +70,30 @@ impl Stamp {
     /// Compares what a reflector must copy. The rest is its own, and some reflectors reply in another
     /// length.
     pub(super) fn compare(&self, slot: usize, number: u64, reply: &[u8]) -> Bytes {
+        let copied = stamp::copied(reply);
+        let sent = self.sent(slot, number);
+        let differs = copied.iter().zip(&sent).position(|(copied, sent)| copied != sent);
+        match (differs, Reflection::read(reply)) {
+            (Some(place), _) => Bytes::Wrong(COPIED_AT + place),
+            (None, None) => Bytes::Wrong(ERROR_AT),
+            (None, Some(_)) => Bytes::Right,
+        }
+    }
+
+    /// What the reply to a packet must have from this byte on; nothing where it has what is the
+    /// reflector's own.
+    pub(super) fn expected(&self, slot: usize, number: u64, place: usize) -> Vec<u8> {
+        let sent = self.sent(slot, number);
+        let from = place.checked_sub(COPIED_AT);
+        from.and_then(|from| sent.get(from..COPIED_BYTES)).unwrap_or_default().to_vec()
+    }
+
+    /// A packet as it was sent, without extra padding.
+    fn sent(&self, slot: usize, number: u64) -> [u8; PACKET_BYTES] {
         let mut sent = [0; PACKET_BYTES];
         let at = self.packets[slot].sent;
         stamp::write_request(&mut sent, number as u32, at, self.error, self.identifier);
-        let copied = stamp::copied(reply);
-        let differs = copied.iter().zip(&sent).position(|(copied, sent)| copied != sent);
-        match (differs, Reflection::read(reply)) {
-            (Some(place), _) => Bytes::Wrong(place),
-            (None, None) => Bytes::Wrong(12),
-            (None, Some(_)) => Bytes::Right,
-        }
+        sent
     }
 
     /// Takes a right reply of a socket. `slot`: the place of its packet, if that is remembered.
