@@ -13,8 +13,8 @@ use crate::report::outputs::page_beside;
 use crate::report::print;
 use crate::report::saved::{self, Saved, SavedResult};
 use crate::report::schema::{
-    Distribution, MergedSummary, MergedType, PartsSummary, RunConfig, RunSummary, SCHEMA_VERSION,
-    ShardsSummary,
+    DatagramCounts, Distribution, MergedSummary, MergedType, PartsSummary, RunConfig, RunSummary,
+    SCHEMA_VERSION, ShardsSummary, StampSummary,
 };
 use crate::stats::tcp::TcpCounts;
 use crate::view::terminal;
@@ -109,6 +109,8 @@ fn merge(runs: &[Saved]) -> Result<MergedSummary, Failure> {
         own_lag: distribution(runs, "own_lag", |run| &run.own_lag)?,
         connect_latency: distribution(runs, "connect_latency", |run| &run.connect_latency)?,
         parts: parts(runs)?,
+        datagrams: datagrams(runs),
+        stamp: stamp(runs)?,
         tcp: runs.iter().fold(TcpCounts::default(), |sum, one| sum.plus(&one.run.tcp)),
         errors: errors(runs),
         runs_interrupted: count_of(runs, |run| run.interrupted),
@@ -151,6 +153,22 @@ fn parts(runs: &[Saved]) -> Result<Option<PartsSummary>, Failure> {
     Ok(Some(sum))
 }
 
+fn datagrams(runs: &[Saved]) -> Option<DatagramCounts> {
+    let each = runs.iter().map(|saved| saved.run.datagrams.clone());
+    each.reduce(|sum, one| Some(sum?.plus(&one?)))?
+}
+
+fn stamp(runs: &[Saved]) -> Result<Option<StampSummary>, Failure> {
+    let (first, others) = runs.split_first().expect("at least two");
+    let Some(mut sum) = first.run.stamp.clone() else { return Ok(None) };
+    for other in others {
+        let Some(stamp) = &other.run.stamp else { return Ok(None) };
+        let failed = |why| Failure::Setup(format!("{}: stamp: {why}", other.name));
+        sum = sum.plus(stamp).map_err(failed)?;
+    }
+    Ok(Some(sum))
+}
+
 fn errors(runs: &[Saved]) -> BTreeMap<String, NonZeroU64> {
     let mut sum: BTreeMap<String, NonZeroU64> = BTreeMap::new();
     for (name, count) in runs.iter().flat_map(|saved| &saved.run.errors) {
@@ -183,20 +201,114 @@ fn state(runs: &[Saved], shards: Option<&ShardsSummary>) -> State {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use echopool::internals::ClockError;
+
     use super::*;
     use crate::plan::shard::Shard;
-    use crate::report::distinct::{distinct, spread};
+    use crate::report::distinct::{distinct, spread, stamp_report};
     use crate::report::ending::Objectives;
     use crate::report::saved::tests::saved;
     use crate::report::schema::distinct_parts as parts_of;
     use crate::report::tests::report;
     use crate::report::{Abort, Verdict};
     use crate::stats::loss::Loss;
+    use crate::stats::stamp::StampRecords;
 
     /// Of two runs in which no two figures are equal.
     pub(crate) fn merged() -> MergedSummary {
         let runs = [0, 1].map(|nth| saved(["a", "b"][nth as usize], &distinct(nth)));
         merge(&runs).expect("the same settings")
+    }
+
+    /// Of two runs against a reflector in which no two figures are equal.
+    pub(crate) fn merged_stamp() -> MergedSummary {
+        let runs = [0, 1].map(|nth| saved(["a", "b"][nth as usize], &stamp_report(nth)));
+        merge(&runs).expect("the same settings")
+    }
+
+    #[test]
+    fn each_figure_of_datagrams_is_added_to_its_own() {
+        let value = serde_json::to_value(merged_stamp()).expect("it has a JSON form");
+        let datagrams = serde_json::json!({
+            "sent": 3_000,
+            "lost": 1_602,
+            "lost_ratio": 0.534,
+            "late": 1_604,
+            "duplicated": 1_606,
+            "out_of_order": 1_608,
+            "corrupted": 1_610,
+            "truncated": 1_612,
+            "socket_errors": 1_614,
+            // Two sockets of the first run, and three of the second.
+            "jitter_ns": 308_600,
+            "jitter_max_ns": 310_000,
+            "jitter_sockets": 5,
+        });
+        assert_eq!(value["datagrams"], datagrams);
+        let stamp = &value["stamp"];
+        for (pointer, expected) in [
+            ("/there/lost", 1_824),
+            ("/back/lost", 1_826),
+            ("/lost_unknown", 1_828),
+            ("/there/duplicated", 1_830),
+            ("/back/duplicated", 1_832),
+            ("/there/jitter_ns", 408_600),
+            ("/back/jitter_ns", 409_600),
+            ("/there/jitter_max_ns", 411_000),
+            ("/back/jitter_max_ns", 412_000),
+            ("/clock_error_ns", 402_000),
+            ("/jitter_sockets", 5),
+        ] {
+            assert_eq!(stamp.pointer(pointer), Some(&expected.into()), "{pointer}");
+        }
+        for (pointer, first) in [
+            ("/round_trip", 402_000),
+            ("/residence", 403_000),
+            ("/there/delay", 404_000),
+            ("/back/delay", 405_000),
+            ("/there/variation", 406_000),
+            ("/back/variation", 407_000),
+        ] {
+            let mut both = crate::stats::records::latency_histogram();
+            both.record(first).expect("in bounds");
+            both.record(first + 100_000).expect("in bounds");
+            let expected = serde_json::to_value(Distribution::new(&both)).expect("a JSON form");
+            assert_eq!(stamp.pointer(pointer), Some(&expected), "{pointer}");
+        }
+        let clocks = (&stamp["clocks_agree"], &stamp["clocks_reason"]);
+        assert_eq!(clocks, (&true.into(), &serde_json::Value::Null));
+    }
+
+    /// What one run does not know travels with the sum, in whichever file it is.
+    #[test]
+    fn what_one_run_does_not_know_of_a_reflector_is_not_known_of_all() {
+        let stamp = |change: fn(&mut StampRecords), is_first: bool| {
+            let mut reports = [stamp_report(0), stamp_report(1)];
+            let nth = usize::from(!is_first);
+            change(reports[nth].records.stamp.as_mut().expect("it is there"));
+            let runs = [0, 1].map(|nth| saved(["a", "b"][nth], &reports[nth]));
+            merge(&runs).expect("the same settings").stamp.expect("both have it")
+        };
+        for is_first in [true, false] {
+            let forgot = stamp(|stamp| stamp.numbers_began_anew = true, is_first);
+            assert_eq!((forgot.there.lost, forgot.back.lost), (None, None));
+            assert_eq!((forgot.there.duplicated, forgot.lost_unknown), (None, None));
+            assert!(forgot.clocks_agree && forgot.there.delay.is_some());
+            let apart = stamp(|stamp| stamp.is_utc = false, is_first);
+            assert!(!apart.clocks_agree && apart.there.delay.is_none());
+            assert!(apart.clocks_reason.is_some_and(|why| why.contains("PTP")));
+            assert_eq!(apart.there.lost, Some(1_824));
+            let silent = stamp(
+                |stamp| {
+                    let error = ClockError { is_synchronized: true, error_ns: 0 };
+                    *stamp = StampRecords::new(error);
+                },
+                is_first,
+            );
+            assert!(silent.clocks_agree && silent.clocks_reason.is_none(), "no reply says so");
+            let delay = silent.back.delay.expect("that of the other run");
+            assert_eq!((delay.percentiles.count, silent.round_trip.percentiles.count), (1, 1));
+        }
     }
 
     #[test]

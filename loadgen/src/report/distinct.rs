@@ -234,23 +234,30 @@ Verdict
   echo-differed (on 108 of 101 connections)
 ";
 
-/// A run over UDP. Each count has another value.
+/// What became of the datagrams of a run over UDP. Each count has another value, and in run `nth` a
+/// thousand more.
+fn distinct_datagrams(nth: u64) -> DatagramRecords {
+    let more = 1_000 * nth;
+    DatagramRecords {
+        sent: 1_000 + more,
+        lost: 301 + more,
+        late: 302 + more,
+        duplicated: 303 + more,
+        out_of_order: 304 + more,
+        corrupted: 305 + more,
+        truncated: 306 + more,
+        errors: 307 + more,
+        jitter_sum_ns: (2 + nth) * (308_000 + more),
+        jitter_max_ns: 309_000 + more,
+        jitter_sockets: 2 + nth,
+    }
+}
+
+/// A run over UDP.
 fn datagram_report() -> Report {
     let mut report = report();
     report.plan = Arc::new(plan("udp://127.0.0.1:7 -c 500 -d 3s"));
-    report.records.datagrams = Some(DatagramRecords {
-        sent: 1_000,
-        lost: 301,
-        late: 302,
-        duplicated: 303,
-        out_of_order: 304,
-        corrupted: 305,
-        truncated: 306,
-        errors: 307,
-        jitter_sum_ns: 2 * 308_000,
-        jitter_max_ns: 309_000,
-        jitter_sockets: 2,
-    });
+    report.records.datagrams = Some(distinct_datagrams(0));
     report
 }
 
@@ -283,15 +290,20 @@ fn json_of_datagrams() {
         "socket_errors": 307,
         "jitter_ns": 308_000,
         "jitter_max_ns": 309_000,
+        "jitter_sockets": 2,
     });
     assert_eq!(value["datagrams"], expected);
 }
 
-/// A run against a stateful reflector whose clock agrees. Each count has another value.
-pub fn stamp_report() -> Report {
+/// A run against a stateful reflector whose clock agrees. Each count has another value, and in run
+/// `nth` a thousand more.
+pub fn stamp_report(nth: u64) -> Report {
     let mut report = report();
+    let more = 1_000 * nth;
+    report.records.offered += nth;
+    report.records.datagrams = Some(distinct_datagrams(nth));
     report.plan = Arc::new(plan("stamp://127.0.0.1?stateful=on -c 500 -d 3s"));
-    let clock = ClockError { is_synchronized: true, error_ns: 401_000 };
+    let clock = ClockError { is_synchronized: true, error_ns: 401_000 + more };
     let mut stamp = StampRecords::new(clock);
     let ([delay_there, delay_back], [variation_there, variation_back]) =
         (&mut stamp.delay, &mut stamp.variation);
@@ -303,19 +315,23 @@ pub fn stamp_report() -> Report {
         (variation_there, 406_000),
         (variation_back, 407_000),
     ] {
-        histogram.record(value).expect("it is in the range");
+        histogram.record(value + 100_000 * nth).expect("it is in the range");
     }
-    stamp.jitter_sum = [2 * 408_000, 2 * 409_000];
-    stamp.jitter_max = [410_000, 411_000];
-    stamp.jitter_sockets = 2;
-    stamp.directions = Directions { lost: [412, 413], lost_unknown: 414, doubled: [415, 416] };
+    stamp.jitter_sum = [408_000, 409_000].map(|jitter| (2 + nth) * (jitter + more));
+    stamp.jitter_max = [410_000, 411_000].map(|jitter| jitter + more);
+    stamp.jitter_sockets = 2 + nth;
+    stamp.directions = Directions {
+        lost: [412 + more, 413 + more],
+        lost_unknown: 414 + more,
+        doubled: [415 + more, 416 + more],
+    };
     report.records.stamp = Some(Box::new(stamp));
     report
 }
 
 #[test]
 fn text_of_a_reflector() {
-    let shown = render(&stamp_report(), DETAILS);
+    let shown = render(&stamp_report(0), DETAILS);
     for (name, parts) in [
         ("Round trip", ["p50 402.", "without the time in the reflector"]),
         ("Reflector", ["p50 403.", "time in it"]),
@@ -336,7 +352,7 @@ fn text_of_a_reflector() {
 
 #[test]
 fn json_of_a_reflector() {
-    let summary = RunSummary::new(&stamp_report());
+    let summary = RunSummary::new(&stamp_report(0));
     let value = serde_json::to_value(summary).expect("it has a JSON form");
     let stamp = &value["stamp"];
     let near = |pointer: &str, expected: u64| {
@@ -362,7 +378,7 @@ fn json_of_a_reflector() {
     assert_eq!(counts, [412, 413, 414, 415].map(Some));
     assert_eq!(stamp["back"]["duplicated"], 416);
     assert_eq!((&stamp["clocks_agree"], &stamp["clocks_reason"]), (&true.into(), &Value::Null));
-    assert_eq!(stamp["clock_error_ns"], 401_000);
+    assert_eq!((&stamp["clock_error_ns"], &stamp["jitter_sockets"]), (&401_000.into(), &2.into()));
 }
 
 #[test]

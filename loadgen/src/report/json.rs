@@ -247,6 +247,7 @@ fn datagrams(counts: &DatagramRecords) -> DatagramCounts {
         socket_errors: counts.errors,
         jitter_ns: counts.jitter_ns(),
         jitter_max_ns: counts.jitter_max_ns,
+        jitter_sockets: counts.jitter_sockets,
     }
 }
 
@@ -270,6 +271,7 @@ fn stamp_summary(report: &Report, stamp: &StampRecords) -> StampSummary {
         clocks_agree: reason.is_none(),
         clocks_reason: reason.map(str::to_owned),
         clock_error_ns: stamp.error_ns,
+        jitter_sockets: stamp.jitter_sockets,
     }
 }
 

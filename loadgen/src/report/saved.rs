@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::ending::State;
 use super::schema::{
-    AbSummary, ComparisonSummary, Distribution, MergedSummary, PartsSummary, RunConfig, RunSummary,
-    SCHEMA_VERSION, SearchSummary, StepResult, TargetCounts,
+    AbSummary, ComparisonSummary, DatagramCounts, Distribution, MergedSummary, PartsSummary,
+    RunConfig, RunSummary, SCHEMA_VERSION, SearchSummary, StampSummary, StepResult, TargetCounts,
 };
 use super::targets::LINES_MAX;
 use crate::error::Failure;
@@ -354,6 +354,22 @@ impl SavedResult {
         match (self, self.run()) {
             (SavedResult::Merged(all), _) => all.parts.as_ref(),
             (_, run) => run?.parts.as_ref(),
+        }
+    }
+
+    /// What became of the datagrams, if it was over UDP.
+    pub fn datagrams(&self) -> Option<&DatagramCounts> {
+        match (self, self.run()) {
+            (SavedResult::Merged(all), _) => all.datagrams.as_ref(),
+            (_, run) => run?.datagrams.as_ref(),
+        }
+    }
+
+    /// What the replies of a reflector tell, if it was against one.
+    pub fn stamp(&self) -> Option<&StampSummary> {
+        match (self, self.run()) {
+            (SavedResult::Merged(all), _) => all.stamp.as_ref(),
+            (_, run) => run?.stamp.as_ref(),
         }
     }
 

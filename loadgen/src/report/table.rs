@@ -1,5 +1,5 @@
 //! Saved results as one table of comma-separated values, with a number in each row: percentiles,
-//! parts, seconds, and the runs of a search, of any number of files.
+//! parts, datagrams, seconds, and the runs of a search, of any number of files.
 
 use std::fmt::{Display, Write};
 
@@ -14,6 +14,8 @@ use super::saved::SavedResult;
 /// * `percentiles`: `x` is the percentile, and the values are in nanoseconds.
 /// * `parts`: `x` is the largest latency of a group of requests, in nanoseconds, and the values are
 ///   their number and the sums of their parts.
+/// * `datagrams`, `stamp`: what became of the datagrams of a run over UDP, and what the replies of a
+///   reflector tell of it; `x` is empty. Distributions are in `percentiles`.
 /// * `seconds`: `x` is the start of the second, or of the longer interval, in nanoseconds.
 /// * `steps`: `x` is the rate that a run of a search tried, per second.
 ///
@@ -41,6 +43,19 @@ pub fn render(results: &[(String, SavedResult)]) -> Result<String, String> {
         for group in result.parts().map_or(&[][..], |parts| &parts.by_latency) {
             rows.numbers("parts", group.latency_max_ns, group);
         }
+        for (key, distribution) in result.stamp().iter().flat_map(|stamp| stamp.by_name()) {
+            let values = distribution.histogram();
+            let values = values.map_err(|why| format!("{name}: stamp: {key}: {why}"))?;
+            for (percentile, value) in hdr::percentiles(&values) {
+                rows.row("percentiles", percentile, &format!("stamp_{key}_ns"), value);
+            }
+        }
+        if let Some(datagrams) = result.datagrams() {
+            rows.numbers("datagrams", "", datagrams);
+        }
+        if let Some(stamp) = result.stamp() {
+            rows.numbers("stamp", "", stamp);
+        }
         for second in result.run().map_or(&[][..], |run| &run.intervals) {
             rows.numbers("seconds", second.start_ns, second);
         }
@@ -64,13 +79,14 @@ impl Rows<'_> {
     }
 
     /// A row for each number of an object, under its key. A number of an inner object has both
-    /// keys.
-    fn numbers(&mut self, table: &str, x: u64, object: &impl Serialize) {
+    /// keys. A histogram has other rows.
+    fn numbers(&mut self, table: &str, x: impl Display + Copy, object: &impl Serialize) {
         let object = serde_json::to_value(object).expect("it has a JSON form");
         for (key, value) in object.as_object().into_iter().flatten() {
             match value {
                 Value::Number(number) => self.row(table, x, key, number),
                 Value::Bool(is) => self.row(table, x, key, u8::from(*is)),
+                Value::Object(inner) if inner.contains_key("histogram_v2_deflate_base64") => {}
                 Value::Object(inner) => {
                     let numbers = inner.iter().filter(|(_, value)| value.is_number());
                     numbers.for_each(|(inner, value)| {
@@ -93,7 +109,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::distinct::distinct;
+    use crate::report::distinct::{distinct, stamp_report};
     use crate::report::schema::{PartsSummary, RunSummary, distinct_parts};
 
     /// The value of the row with this table, x and quantity.
@@ -155,6 +171,57 @@ mod tests {
             assert_eq!(at("requests") as u64, group.requests);
             assert_eq!(at("server_wait_ns") as u64, group.server_wait_ns);
         }
+    }
+
+    /// Each of them has another value.
+    #[test]
+    fn what_became_of_datagrams_is_in_rows_under_its_own_name() {
+        let run = RunSummary::new(&stamp_report(0));
+        let (datagrams, stamp) = (run.datagrams.clone(), run.stamp.clone());
+        let (datagrams, stamp) = (datagrams.expect("over UDP"), stamp.expect("a reflector"));
+        let result = SavedResult::Run(Box::new(run));
+        let text = render(&[("a.json".into(), result)]).expect("it has histograms");
+        for (row, expected) in [
+            ("datagrams,,sent", 1_000),
+            ("datagrams,,lost", 301),
+            ("datagrams,,late", 302),
+            ("datagrams,,duplicated", 303),
+            ("datagrams,,out_of_order", 304),
+            ("datagrams,,corrupted", 305),
+            ("datagrams,,truncated", 306),
+            ("datagrams,,socket_errors", 307),
+            ("datagrams,,jitter_ns", 308_000),
+            ("datagrams,,jitter_max_ns", 309_000),
+            ("datagrams,,jitter_sockets", 2),
+            ("stamp,,there_lost", 412),
+            ("stamp,,back_lost", 413),
+            ("stamp,,lost_unknown", 414),
+            ("stamp,,there_duplicated", 415),
+            ("stamp,,back_duplicated", 416),
+            ("stamp,,there_jitter_ns", 408_000),
+            ("stamp,,back_jitter_ns", 409_000),
+            ("stamp,,there_jitter_max_ns", 410_000),
+            ("stamp,,back_jitter_max_ns", 411_000),
+            ("stamp,,clock_error_ns", 401_000),
+            ("stamp,,clocks_agree", 1),
+            ("stamp,,jitter_sockets", 2),
+        ] {
+            assert_eq!(value(&text, &format!(",{row}")), f64::from(expected), "{row}");
+        }
+        assert_eq!(value(&text, ",datagrams,,lost_ratio"), datagrams.lost_ratio);
+        for (key, values) in [
+            ("round_trip", &stamp.round_trip),
+            ("residence", &stamp.residence),
+            ("there_delay", stamp.there.delay.as_ref().expect("the clocks agree")),
+            ("back_delay", stamp.back.delay.as_ref().expect("the clocks agree")),
+            ("there_variation", &stamp.there.variation),
+            ("back_variation", &stamp.back.variation),
+        ] {
+            let row = value(&text, &format!(",percentiles,100,stamp_{key}_ns"));
+            assert_eq!(row as u64, values.percentiles.max_ns.expect("values"), "{key}");
+        }
+        let rows = |table: &str| text.lines().filter(|line| line.contains(table)).count();
+        assert_eq!((rows(",datagrams,"), rows(",stamp,")), (12, 12), "all are checked");
     }
 
     #[test]

@@ -490,6 +490,10 @@ fn merged_below(merged: &MergedSummary) -> Markup {
             @if !errors.is_empty() { (tables::pairs("Errors", &errors)) }
         }
         @if targets.len() > 1 { (tables::objects("Targets", &TARGET_KEYS, targets)) }
+        @if let Some(datagrams) = &merged.datagrams {
+            (tables::pairs("Datagrams", &tables::fields(datagrams)))
+        }
+        @if let Some(stamp) = &merged.stamp { (reflected(stamp)) }
         @if let Some(shards) = &merged.shards { (self::shards(merged, shards)) }
         h2 { "How it was measured" }
         (tables::pairs("Settings of the first run", &tables::fields(&merged.config)))

@@ -391,7 +391,7 @@ fn has_row(page: &str, name: &str, value: &str) -> bool {
 
 #[test]
 fn what_a_reflector_tells_has_its_own_numbers() {
-    let run = RunSummary::new(&stamp_report());
+    let run = RunSummary::new(&stamp_report(0));
     let page = page_of_run(&run);
     let stamp = run.stamp.as_ref().expect("it is there");
     for (name, count) in [
@@ -408,6 +408,20 @@ fn what_a_reflector_tells_has_its_own_numbers() {
     assert_eq!(stamp.lost_unknown, Some(414));
     for name in ["Round trip", "In the reflector", "Variation back", "Delay there"] {
         assert!(cells(&page).iter().any(|cell| cell == name), "{name}");
+    }
+}
+
+#[test]
+fn what_several_runs_against_a_reflector_tell_is_on_their_page() {
+    let merged = crate::command::merge::tests::merged_stamp();
+    let page = page(SavedResult::Merged(Box::new(merged)));
+    for (name, count) in [
+        ("Lost there", 2 * 412 + 1_000),
+        ("Duplicated back", 2 * 416 + 1_000),
+        ("Lost in either direction", 2 * 414 + 1_000),
+        ("Truncated", 2 * 306 + 1_000),
+    ] {
+        assert!(has_row(&page, name, &count.to_string()), "{name}");
     }
 }
 

@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Distribution, MergedType, ObjectiveResult, PartsSummary, Percentiles, RunConfig, TargetCounts,
+    DatagramCounts, Distribution, MergedType, ObjectiveResult, PartsSummary, Percentiles,
+    RunConfig, StampSummary, TargetCounts,
 };
 use crate::report::Verdict;
 use crate::stats::tcp::TcpCounts;
@@ -82,6 +83,14 @@ pub struct MergedSummary {
     /// As in a summary, all runs together; null unless all runs have it.
     #[serde(default)]
     pub parts: Option<PartsSummary>,
+    /// What became of the datagrams of all runs; null unless they were over UDP. The mean of the
+    /// jitter is that over the sockets of all runs.
+    #[serde(default)]
+    pub datagrams: Option<DatagramCounts>,
+    /// What the replies of a reflector tell, all runs together; null unless all runs have it. What one
+    /// of them does not know is null.
+    #[serde(default)]
+    pub stamp: Option<StampSummary>,
     /// What TCP did on the generator's side; all zero in files of earlier versions.
     #[serde(default)]
     pub tcp: TcpCounts,

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use crate::plan::calibration::Calibration;
 
 mod ab;
+mod datagrams;
 mod distribution;
 mod link;
 mod merged;

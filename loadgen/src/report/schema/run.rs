@@ -491,6 +491,8 @@ pub struct DatagramCounts {
     pub jitter_ns: u64,
     /// The largest jitter of a socket.
     pub jitter_max_ns: u64,
+    /// Sockets with a jitter: those that had two replies.
+    pub jitter_sockets: u64,
 }
 
 /// What the replies of a STAMP reflector tell.
@@ -513,6 +515,8 @@ pub struct StampSummary {
     pub clocks_reason: Option<String>,
     /// The sum of the errors that both clocks report.
     pub clock_error_ns: u64,
+    /// Sockets with a jitter: those that had two replies.
+    pub jitter_sockets: u64,
 }
 
 /// One direction of the packets of a STAMP session.
