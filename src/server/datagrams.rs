@@ -23,6 +23,8 @@ pub(super) struct Datagrams(Vec<Listener>);
 /// A listener for datagrams.
 struct Listener {
     endpoint: Endpoint,
+    /// Whether its sockets are made by this process.
+    is_new: bool,
     options: UdpOptions,
     /// One for each worker.
     services: Vec<Box<dyn DatagramService + Send>>,
@@ -68,7 +70,8 @@ impl Datagrams {
             let services = (0..limits.workers).map(|_| factory.datagrams(number)).collect();
             let services: Option<Vec<_>> = services;
             let options = on.transport.udp().cloned().unwrap_or_default();
-            let listener = |services| Listener { endpoint, options, services, sockets: Vec::new() };
+            let (is_new, sockets) = (on.inherited.is_none(), Vec::new());
+            let listener = |services| Listener { endpoint, is_new, options, services, sockets };
             Some(services.map(listener).ok_or(StartError::NoDatagrams(endpoint)))
         };
         let listeners = config.listen.iter().enumerate().filter_map(udp);
@@ -155,6 +158,7 @@ impl Datagrams {
                 at += 1;
                 let setup = Setup {
                     socket,
+                    is_new: listener.is_new,
                     port: listener.endpoint.socket_addr().map_or(0, |address| address.port()),
                     longest: listener.options.max_datagram as usize,
                     rates: rates.clone(),

@@ -106,6 +106,7 @@ impl Simulation {
             let setup = Setup {
                 service: self.service(draw.serves, socket.thread, draw.has_one_set),
                 socket,
+                is_new: false,
                 port: draw.port,
                 longest: draw.longest,
                 rates: rates.clone(),

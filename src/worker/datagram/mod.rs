@@ -17,6 +17,7 @@
 //! * here: start, stop, and the loop
 //! * `socket`: what a thread needs of the system, as a seam
 //! * `guard`: which datagrams get no reply, so that nobody can use the server to attack another
+//! * `failures`: which failed receives are logged
 //! * `source_rate`: the limit of each source
 //! * `wake`: ends the receives of sockets that another process goes on to use
 
@@ -32,11 +33,13 @@ use crate::error::Errno;
 use crate::net::mmsg::{Arrived, Batch, Sent, Wait};
 use crate::service::DatagramService;
 use crate::shared::counters::Counters;
+use failures::Failures;
 use guard::Guard;
 pub(crate) use socket::Socket;
 pub(crate) use source_rate::SourceRates;
 use wake::Threads;
 
+mod failures;
 mod guard;
 mod socket;
 mod source_rate;
@@ -58,6 +61,8 @@ const ERROR_PAUSE: Duration = Duration::from_millis(10);
 /// What a thread is made of.
 pub(crate) struct Setup<S: Socket = OwnedFd> {
     pub(crate) socket: Arc<S>,
+    /// Whether the socket was made by this process, so that all that is dropped at it counts.
+    pub(crate) is_new: bool,
     /// The port of the socket.
     pub(crate) port: u16,
     /// The longest datagram that gets a reply, in bytes.
@@ -170,8 +175,7 @@ pub(crate) struct Thread<S: Socket = OwnedFd> {
     guard: Guard,
     /// The kernel's count of dropped datagrams when it was last seen.
     dropped: u32,
-    /// Whether the last receive failed, so that an error that stays is logged once.
-    has_failed: bool,
+    failures: Failures,
 }
 
 impl<S: Socket> Thread<S> {
@@ -179,7 +183,7 @@ impl<S: Socket> Thread<S> {
     pub(crate) fn new(setup: Setup<S>) -> Thread<S> {
         let batch = Batch::new(BATCH, setup.longest);
         let guard = Guard { own_port: setup.port };
-        Thread { setup, batch, guard, dropped: 0, has_failed: false }
+        Thread { setup, batch, guard, dropped: 0, failures: Failures::default() }
     }
 
     /// Serves until it is stopped.
@@ -194,6 +198,9 @@ impl<S: Socket> Thread<S> {
 
     /// Leaves out what the kernel had dropped before, while the socket was another process's.
     pub(crate) fn begin(&mut self) {
+        if self.setup.is_new {
+            return;
+        }
         self.dropped = self.setup.socket.dropped().unwrap_or(0);
     }
 
@@ -218,7 +225,7 @@ impl<S: Socket> Thread<S> {
                     self.failed(&"another process has shut the socket down");
                     return true;
                 }
-                self.has_failed = false;
+                self.failures.recovered();
                 let sent = self.batch.send(&*self.setup.socket);
                 self.count_sent(&sent);
             }
@@ -288,10 +295,9 @@ impl<S: Socket> Thread<S> {
     /// too. The socket stays.
     #[cold]
     fn failed(&mut self, why: &dyn Display) {
-        if !self.has_failed {
+        if self.failures.failed(self.setup.socket.now()) {
             log::warn!("cannot receive datagrams at port {}: {why}; trying on", self.setup.port);
         }
-        self.has_failed = true;
         self.setup.socket.pause(ERROR_PAUSE);
     }
 }

@@ -154,14 +154,21 @@ fn threads_that_have_not_begun_end_when_their_sockets_are_left_to_another_proces
     assert_eq!(ends.recv_timeout(GUARD), Ok(Drained::Clean));
 }
 
-/// A thread of an echo at a socket of its own, which nobody has started.
+/// A thread of an echo at a socket of its own, which another process has made, and which nobody has
+/// started.
 fn thread(socket: UdpSocket) -> (Thread, Arc<Counters>) {
+    thread_at(socket, false)
+}
+
+/// The same at a socket that this process has made, or not.
+fn thread_at(socket: UdpSocket, is_new: bool) -> (Thread, Arc<Counters>) {
     let counters = Arc::new(Counters::default());
     let port = socket.local_addr().unwrap().port();
     let socket = Arc::new(OwnedFd::from(socket));
     let stopper = Arc::new(Stopper::new(vec![Arc::downgrade(&socket)]));
     let setup = Setup {
         socket,
+        is_new,
         port,
         longest: 100,
         rates: None,
@@ -205,6 +212,22 @@ fn overflow(client: &UdpSocket, server: &UdpSocket) -> u64 {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     dropped.into()
+}
+
+/// A server's sockets receive before its threads have begun.
+#[test]
+fn drops_at_a_new_socket_count_from_its_beginning() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket2::SockRef::from(&socket).set_recv_buffer_size(4_000).unwrap();
+    report_destinations_and_drops(&socket, false).unwrap();
+    let kernel = socket.try_clone().unwrap();
+    let client = client(socket.local_addr().unwrap());
+    let (mut thread, counters) = thread_at(socket, true);
+    let before = overflow(&client, &kernel);
+    thread.begin();
+    thread.end();
+    assert_eq!(counters.datagrams_dropped.get(), before);
+    assert!(before > 0);
 }
 
 /// As in an upgrade: what the old process had dropped is not the new one's.
