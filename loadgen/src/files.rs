@@ -1,10 +1,48 @@
 //! Files for results. A file is replaced only by a whole new one, which is written beside it and
 //! renamed, so a program that fails or is killed leaves the earlier result. A device or a pipe is
-//! written to and never replaced, and a link stays a link to the new file.
+//! written to and never replaced, and a link stays a link to the new file. What is written to a name
+//! that ends in `.gz` is compressed, and what is read is unpacked by its first bytes.
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+
+/// With what the bytes of gzip begin.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// The name without the ending of gzip, if it has that.
+pub fn without_gz(path: &Path) -> Option<PathBuf> {
+    let is_gz = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
+    is_gz.then(|| path.with_extension(""))
+}
+
+/// The bytes as they are written to this path. What is written in parts unpacks to the parts, one
+/// after the other.
+pub fn packed<'a>(path: &Path, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+    if without_gz(path).is_none() {
+        return Cow::Borrowed(bytes);
+    }
+    let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+    let packed = packer.write_all(bytes).and_then(|()| packer.finish());
+    Cow::Owned(packed.expect("a vector takes all bytes"))
+}
+
+/// Reads a text, which is unpacked if it is packed, whatever its name is.
+///
+/// # Errors
+/// It cannot be read, or it is damaged or no text.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    let bytes = fs::read(path)?;
+    match bytes.starts_with(&GZIP) {
+        true => io::read_to_string(MultiGzDecoder::new(bytes.as_slice())),
+        false => io::read_to_string(bytes.as_slice()),
+    }
+}
 
 /// Checks that a file can be written later. The file is neither changed nor left behind.
 ///
@@ -139,6 +177,31 @@ mod tests {
 
     fn read(path: &Path) -> String {
         fs::read_to_string(path).expect("a file")
+    }
+
+    #[test]
+    fn a_name_that_ends_in_gz_is_packed_and_every_name_is_unpacked() {
+        let directory = Directory::new("packed");
+        for (name, is_packed) in
+            [("a.json.gz", true), ("A.GZ", true), ("a.json", false), ("gz", false)]
+        {
+            let path = directory.0.join(name);
+            let parts = ["one\n".repeat(1_000), "two\n".to_string()];
+            let mut file = replace(&path, &packed(&path, parts[0].as_bytes())).expect("written");
+            file.write_all(&packed(&path, parts[1].as_bytes())).expect("written");
+            let bytes = fs::read(&path).expect("a file");
+            assert_eq!(bytes.starts_with(&GZIP), is_packed, "{name}");
+            assert_eq!(bytes.len() < 500, is_packed, "{name}: {} bytes", bytes.len());
+            let renamed = directory.0.join("renamed");
+            fs::rename(&path, &renamed).expect("renamed");
+            assert_eq!(read_text(&renamed).expect("whole"), parts.concat(), "{name}");
+            fs::write(&renamed, &bytes[..bytes.len() - 1]).expect("written");
+            assert_eq!(read_text(&renamed).is_err(), is_packed, "a part of {name}");
+        }
+        assert_eq!(without_gz(Path::new("d/a.json.gz")), Some("d/a.json".into()));
+        assert_eq!(without_gz(Path::new("d.gz/a.json")), None);
+        fs::write(directory.0.join("a"), [0xff, 0xfe]).expect("written");
+        assert!(read_text(&directory.0.join("a")).is_err(), "no text");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -97,6 +98,32 @@ fn the_schema_finds_what_is_wrong() {
         change(&mut json);
         assert!(!schema.is_valid(&json), "change {nth} was not found");
     }
+}
+
+/// Whatever is written to a name that ends in `.gz`, at once or row by row.
+#[test]
+fn files_are_packed_by_their_names_and_read_in_any_case() {
+    let names = ["run.json.gz", "rows.ndjson.gz", "log.hlog.gz", "page.html.gz", "later.html.gz"];
+    let files = names.map(TestFile::new);
+    let [run, rows, log, page, later] = &files;
+    let flags = format!("-c 3 -d 1200ms --hdr-log {log} --html {page}");
+    loadgen(&format!("{flags} --output-format json -o {run}")).expect(0);
+    loadgen(&format!("-c 3 -d 1200ms --output-format ndjson -o {rows}")).expect(0);
+    loadgen(&format!("report {run} -o {later}")).expect(0);
+    let unpacked = |file: &TestFile| {
+        let ended = Command::new("gzip").args(["-cd", &file.to_string()]).output();
+        let ended = ended.expect("gzip is there");
+        assert!(ended.status.success(), "{ended:?}");
+        String::from_utf8(ended.stdout).expect("text")
+    };
+    let json: Value = serde_json::from_str(&unpacked(run)).expect("JSON");
+    assert_valid(&schema("summary"), &json);
+    assert!(unpacked(rows).lines().count() >= 3, "two seconds and the run");
+    assert!(unpacked(log).starts_with("#[Logged with loadgen"));
+    assert!(unpacked(page) == unpacked(later) && unpacked(page).contains("</html>"));
+    loadgen(&format!("compare {run} {rows}")).expect(0).says("Requests/sec");
+    let merged = loadgen(&format!("merge {run} {rows}")).expect(0).json();
+    assert_eq!(merged["runs"], 2);
 }
 
 #[test]

@@ -27,7 +27,8 @@ pub struct OutputArgs {
     pub details: bool,
 
     /// Write the report to a file instead of stdout; - is stdout, as for the other files. A file is
-    /// replaced when there is a result: at the end, or by the first row of csv or ndjson
+    /// replaced when there is a result: at the end, or by the first row of csv or ndjson. It is
+    /// compressed if its name ends in .gz
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 

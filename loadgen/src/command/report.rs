@@ -69,7 +69,9 @@ impl ReportArgs {
         if let Some(form) = self.to {
             return Ok(form);
         }
-        let ending = self.output.as_deref().and_then(Path::extension).unwrap_or_default();
+        let output = self.output.as_deref().unwrap_or(Path::new(""));
+        let name = files::without_gz(output).unwrap_or(output.into());
+        let ending = name.extension().unwrap_or_default();
         let form = ending.to_str().map(|ending| ReportForm::from_str(ending, true));
         form.and_then(Result::ok).ok_or_else(|| {
             let forms: Vec<_> = ReportForm::value_variants()
@@ -158,10 +160,18 @@ mod tests {
             ("a.json -o b.CSV", ReportForm::Csv),
             ("a.json -o b.csv --to hgrm", ReportForm::Hgrm),
             ("a.json --to csv", ReportForm::Csv),
+            ("a.json -o b.html.gz", ReportForm::Html),
         ] {
             assert_eq!(args(text).form(), Ok(form), "{text}");
         }
-        for text in ["a.json", "a.json -o b", "a.json -o -", "a.json -o b.txt", "a.json -o .csv"] {
+        for text in [
+            "a.json",
+            "a.json -o b",
+            "a.json -o -",
+            "a.json -o b.txt",
+            "a.json -o b.gz",
+            "a.json -o .csv",
+        ] {
             let error = args(text).form().expect_err(text);
             assert!(
                 error.to_string().contains("with one of the extensions html, "),

@@ -141,7 +141,8 @@ pub enum Sink {
 }
 
 impl Sink {
-    /// A file, or stdout if the path is `-`. Nothing is changed yet.
+    /// A file, which is compressed if its name ends in `.gz`, or stdout if the path is `-`. Nothing is
+    /// changed yet.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -192,14 +193,14 @@ impl Sink {
                 let mut stdout = io::stdout();
                 stdout.write_all(&bytes).and_then(|()| stdout.flush())
             }
-            Sink::File(path) => match files::replace(path, &bytes) {
+            Sink::File(path) => match files::replace(path, &files::packed(path, &bytes)) {
                 Ok(file) => {
                     *self = Sink::Open(take(path), file);
                     Ok(())
                 }
                 Err(error) => Err(error),
             },
-            Sink::Open(_, file) => file.write_all(&bytes),
+            Sink::Open(path, file) => file.write_all(&files::packed(path, &bytes)),
         };
         written.map_err(|error| match self {
             Sink::Stdout => cannot_write(Path::new("stdout"), &error),

@@ -14,6 +14,7 @@ use super::schema::{
 };
 use super::targets::LINES_MAX;
 use crate::error::Failure;
+use crate::files;
 use crate::plan::calibration::{self, Calibration};
 
 /// The summary of a run from a file.
@@ -207,7 +208,7 @@ const MAY_BE_UNKNOWN: [&str; 5] =
 
 fn text_of(path: &Path) -> Result<String, Failure> {
     let cannot = |error| Failure::Setup(format!("cannot read {}: {error}", path.display()));
-    std::fs::read_to_string(path).map_err(cannot)
+    files::read_text(path).map_err(cannot)
 }
 
 fn value(of: &impl Serialize) -> Value {

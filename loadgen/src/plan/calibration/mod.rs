@@ -135,7 +135,7 @@ impl Calibration {
 
     /// Reads a file; `None` if there is none.
     fn read(path: &Path) -> Result<Option<Calibration>, String> {
-        let text = match fs::read_to_string(path) {
+        let text = match files::read_text(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.to_string()),
