@@ -601,6 +601,19 @@ fn interval_log_and_distribution() {
 fn replies_each_and_fairness() {
     let mut report = distinct(0);
     assert_eq!(report.replies_each(), (123, 125, 129));
+    let at_percent = report.replies_at_percent();
+    // Of four connections, each stands for the percents that are nearest to its own.
+    for (percents, replies) in [(0..17, 123), (17..50, 124), (50..84, 125), (84..101, 129)] {
+        assert!(at_percent[percents.clone()].iter().all(|one| *one == replies), "{percents:?}");
+    }
+    assert_eq!(at_percent.len(), 101);
+    report.records.replies_each = Vec::new();
+    assert!(report.replies_at_percent().is_empty());
+    report.records.replies_each = vec![7];
+    assert_eq!(report.replies_at_percent(), [7; 101]);
+    report.records.replies_each = (0..1_000).rev().collect();
+    let expected = (0..=100).map(|percent| (percent * 999 + 50) / 100).collect::<Vec<u64>>();
+    assert_eq!(report.replies_at_percent(), expected);
     report.records.replies_each = vec![1, 3];
     assert!(render(&report, DETAILS).contains("\n  Fairness: 0.8000 (Jain)\n"));
 }

@@ -61,6 +61,15 @@ impl Report {
         }
     }
 
+    /// The numbers of replies on a connection, in ascending order, at each percent of the
+    /// connections from 0 to 100. Empty without a connection.
+    pub fn replies_at_percent(&self) -> Vec<u64> {
+        let mut replies = self.records.replies_each.clone();
+        replies.sort_unstable();
+        let Some(last) = replies.len().checked_sub(1) else { return Vec::new() };
+        (0..=100).map(|percent| replies[(percent * last + 50) / 100]).collect()
+    }
+
     /// What went wrong with connections and how often, by name. What did not happen is left out.
     pub fn errors(&self) -> Vec<(String, u64)> {
         let records = &self.records;

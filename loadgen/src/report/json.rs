@@ -190,6 +190,7 @@ fn connections(report: &Report) -> ConnectionCounts {
         replies_min,
         replies_median,
         replies_max,
+        replies_at_percent: report.replies_at_percent(),
     }
 }
 

@@ -10,6 +10,8 @@ use serde_json::{Number, Value, json};
 pub enum Quantity {
     /// In percent, on an axis on which each step is a tenth of the distance to 100 %.
     Percentile,
+    /// In percent, on a linear axis.
+    Percent,
     /// In nanoseconds since the start of the measured period.
     Seconds,
     /// Per second.

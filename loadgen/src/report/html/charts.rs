@@ -50,6 +50,7 @@ pub fn of_one(result: &SavedResult) -> Result<Vec<Chart>, String> {
     charts.extend(result.parts().map(of_parts));
     if let Some(run) = result.run() {
         charts.push(of_targets(run)?);
+        charts.push(Chart::of_lines(FAIRNESS, vec![("Replies".to_string(), shares(run))]));
         charts.extend(over_time(run));
     }
     charts.retain(Chart::has_values);
@@ -92,6 +93,7 @@ pub fn of_several(results: &[(String, SavedResult)]) -> Result<Vec<Chart>, Strin
             },
             seconds(|second| second.latency.p99_ns.map(float)),
         ),
+        Chart::of_lines(FAIRNESS, of_each(&|result| result.run().map_or(Vec::new(), shares))),
         Chart::of_lines(CONNECTIONS, seconds(|second| Some(float(second.connections_open)))),
         Chart::of_lines(ERRORS, seconds(|second| Some(float(second.errors)))),
     ];
@@ -110,6 +112,23 @@ const BY_PERCENTILE: Frame = Frame {
 
 const OF_TARGETS: Frame =
     Frame { id: "targets", title: "Latency of each target by percentile", ..BY_PERCENTILE };
+
+const FAIRNESS: Frame = Frame {
+    id: "fairness",
+    title: "Replies on each connection",
+    about: "The connections in the order of their replies, those with the fewest first. If the line \
+            is flat, all had the same number.",
+    x_label: "Connections",
+    x_kind: Quantity::Percent,
+    y_kind: Quantity::Count,
+};
+
+const LATE: Frame = Frame {
+    id: "late",
+    title: "How late packets left the link, by percentile",
+    about: "After the time at which each was to leave. It is added to the delay that was asked for.",
+    ..BY_PERCENTILE
+};
 
 const PARTS: Frame = Frame {
     id: "parts",
@@ -231,6 +250,14 @@ fn of_targets(run: &RunSummary) -> Result<Chart, String> {
         }
     }
     Ok(Chart::of_lines(OF_TARGETS, series))
+}
+
+/// The numbers of replies on a connection, at each percent of the connections. A single one cannot be
+/// treated unfairly.
+fn shares(run: &RunSummary) -> Points {
+    let replies =
+        run.connections.replies_at_percent.iter().filter(|_| run.connections.established > 1);
+    replies.enumerate().map(|(percent, replies)| (percent as f64, float(*replies))).collect()
 }
 
 /// The mean of each part, at the percentile of the middle of each group of requests. A part that

@@ -37,7 +37,7 @@ use verdict::Sentence;
 /// What draws the charts with uPlot.
 const SCRIPT: &str = include_str!("page.js");
 /// The base64 of the SHA-256 of [`script`]. A test computes it.
-const SCRIPT_SHA256: &str = "W3X6/8xoC9gbOaDE9gbrwOo/lgCJPuqfQjRuhZUJ+cw=";
+const SCRIPT_SHA256: &str = "DVD03fZ1KVZIapWN7v9D6oaAVwCgt55VYsyAMZur88o=";
 const STYLE: &str = include_str!("page.css");
 
 /// Rows of the table of seconds, at most. A longer one is not read by people.
@@ -240,7 +240,7 @@ fn run_below(run: &RunSummary) -> Markup {
         }
         div.tables {
             (tables::pairs("Requests", &requests(run)))
-            (tables::pairs("Connections", &tables::fields(&run.connections)))
+            (tables::pairs("Connections", &connections(run)))
             @if run.tcp.connections > 0 { (tables::pairs("TCP", &tables::fields(&run.tcp))) }
             @if errors.is_empty() { p { "No connection failed." } }
             @else { (tables::pairs("Errors", &errors)) }
@@ -328,6 +328,12 @@ fn requests(run: &RunSummary) -> Vec<(String, Value)> {
     ]
     .map(|(name, value)| (name.to_string(), value))
     .to_vec()
+}
+
+/// Without the numbers of the chart.
+fn connections(run: &RunSummary) -> Vec<(String, Value)> {
+    let fields = tables::fields(&run.connections).into_iter();
+    fields.filter(|(_, value)| !value.is_array()).collect()
 }
 
 /// The tables of a run against a STAMP reflector.

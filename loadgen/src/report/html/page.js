@@ -35,6 +35,7 @@
                 [0, decades(50), ...Array(20).keys()].filter(
                     (at, nth) => (nth < 2 || at > 0) && at >= min && at <= max),
         },
+        percent: { place: (value) => value, label: (place) => trimmed(place, 3) + " %" },
         seconds: { place: (nanos) => nanos / 1e9, label: (place) => trimmed(place, 6) + " s" },
         count: { place: (value) => value, label: count(4) },
         rate: { place: (rate) => rate, label: count(4), value: (rate) => trimmed(rate, 9) + "/s" },

@@ -134,7 +134,13 @@ fn each_line_of_each_chart_has_its_own_numbers_of_the_json() {
             assert!(points.contains(&expected), "no {expected:?} in {points:?}");
         }
     }
-    let shown = ["percentiles", "targets", "rate", "latency", "lag", "connections", "errors"];
+    let replies = json.pointer("/connections/replies_at_percent").and_then(Value::as_array);
+    let replies = replies.expect("a list").iter().map(float);
+    let expected: Vec<_> = (0..=100).map(f64::from).zip(replies).collect();
+    assert_eq!(points(&numbers, "fairness", "Replies"), expected);
+    assert_eq!((expected.len(), expected[0].1, expected[100].1), (101, 123.0, 129.0));
+    let shown =
+        ["percentiles", "targets", "fairness", "rate", "latency", "lag", "connections", "errors"];
     let shown = [&shown[..], &["outstanding", "processors"]].concat();
     assert_eq!(ids(&numbers), shown, "and no other charts");
     let labels: usize = numbers["charts"]
@@ -143,15 +149,28 @@ fn each_line_of_each_chart_has_its_own_numbers_of_the_json() {
         .iter()
         .map(|chart| chart["series"].as_array().expect("a list").len())
         .sum();
-    assert_eq!(labels, 12 + 4 + 4 + 2, "and no other lines");
+    assert_eq!(labels, 12 + 4 + 4 + 2 + 1, "and no other lines");
 }
 
 #[test]
 fn a_closed_loop_has_its_latency_alone() {
     let numbers = numbers_of(&page_of_run(&RunSummary::new(&report())));
-    assert_eq!(ids(&numbers), ["percentiles"], "it has no seconds");
+    assert_eq!(ids(&numbers), ["percentiles", "fairness"], "it has no seconds");
     assert_eq!(numbers["charts"][0]["series"].as_array().map(Vec::len), Some(1));
     assert!(points(&numbers, "percentiles", "Latency").contains(&(50.0, 500_223.0)), "{numbers}");
+}
+
+#[test]
+fn one_connection_cannot_be_treated_unfairly() {
+    let mut run = run(0);
+    let has_chart = |run: &RunSummary| ids(&numbers_of(&page_of_run(run))).contains(&"fairness");
+    run.connections.established = 2;
+    assert!(has_chart(&run));
+    run.connections.established = 1;
+    assert!(!has_chart(&run));
+    run.connections.established = 2;
+    run.connections.replies_at_percent.clear();
+    assert!(!has_chart(&run), "a file of an earlier version");
 }
 
 #[test]
@@ -245,7 +264,7 @@ fn several_results_have_a_line_each() {
     ];
     let page = render(&results).expect("its histograms are right");
     let numbers = numbers_of(&page);
-    let shown = ["curve", "percentiles", "rate", "latency", "connections", "errors"];
+    let shown = ["curve", "percentiles", "rate", "latency", "fairness", "connections", "errors"];
     assert_eq!(ids(&numbers), shown);
     for (nth, name) in [(0, "one.json"), (1, "two.json")] {
         let run = run(nth);
@@ -257,6 +276,9 @@ fn several_results_have_a_line_each() {
         assert_eq!(points(&numbers, "rate", name), of(&|second| second.requests_per_second));
         assert_eq!(points(&numbers, "connections", name), of(&|one| one.connections_open as f64));
         assert_eq!(points(&numbers, "errors", name), of(&|one| one.errors as f64));
+        let replies =
+            points(&numbers, "fairness", name).into_iter().map(|(_, replies)| replies as u64);
+        assert_eq!(replies.collect::<Vec<_>>(), run.connections.replies_at_percent);
         let p99 = (99.0, run.latency.percentiles.p99_ns.expect("values") as f64);
         assert!(points(&numbers, "percentiles", name).contains(&p99));
     }
@@ -518,6 +540,7 @@ fn what_is_not_known_is_left_out() {
     (old.command, old.per_target, old.generator_threads) = (Vec::new(), None, Vec::new());
     (old.latency, old.service_time) = (Distribution::default(), Distribution::default());
     (old.send_lag, old.own_lag) = (Distribution::default(), Distribution::default());
+    old.connections.replies_at_percent.clear();
     let page = page_of_run(&old);
     assert_eq!(ids(&numbers_of(&page)), Vec::<&str>::new());
     assert!(!page.contains("NaN") && !page.contains("<h2>Charts"), "{page}");
@@ -796,6 +819,7 @@ fn each_chart_has_its_own_axes() {
             "connections: Time seconds count",
             "curve: Rate rate time",
             "errors: Time seconds count",
+            "fairness: Connections percent count",
             "lag: Time seconds time",
             "latency: Time seconds time",
             "outstanding: Time seconds count",
@@ -836,6 +860,7 @@ fn each_chart_has_its_title_and_an_explanation() {
         (&page(result(0)), "Latency over time", "Percentiles of each second."),
         (&page(result(0)), "Send lag beside the latency", "From the time at which a request was"),
         (&page(result(0)), "Connections over time", "Open at the end of each second."),
+        (&page(result(0)), "Replies on each connection", "The connections in the order of their"),
         (&page(result(0)), "Errors over time", "Connections that failed, were lost, or"),
         (&page(result(0)), "Outstanding requests over time", "On average in each second, as"),
         (&page(result(0)), "Processors of the generator over time", "How many its threads used"),

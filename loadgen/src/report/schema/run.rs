@@ -363,6 +363,10 @@ pub struct ConnectionCounts {
     pub replies_median: u64,
     /// Most replies on a connection.
     pub replies_max: u64,
+    /// The numbers of replies on a connection, from the fewest to the most, at each percent of the
+    /// connections: 101 numbers. Empty without a connection, and in files of earlier versions.
+    #[serde(default)]
+    pub replies_at_percent: Vec<u64>,
 }
 
 /// What became of the connections to one target.
