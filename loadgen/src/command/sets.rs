@@ -25,9 +25,9 @@ pub fn run(args: &CompareArgs, first: &[PathBuf], second: &[PathBuf]) -> Result<
     let read = |files: &[PathBuf]| -> Result<Vec<Part>, Failure> {
         files.iter().map(|path| Part::read(path)).collect()
     };
-    let sets = [read(first)?, read(second)?];
+    let mut sets = [read(first)?, read(second)?];
     check(&sets, args.anyway)?;
-    let (summary, exit) = compare(&sets, &args.fail_if);
+    let (summary, exit) = compare(&mut sets, &args.fail_if);
     let mut page = args.page()?;
     match args.output_format {
         CompareFormat::Text => print(&render(&summary))?,
@@ -72,7 +72,8 @@ fn check(sets: &[Vec<Part>; 2], anyway: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn compare(sets: &[Vec<Part>; 2], conditions: &[FailIf]) -> (ComparisonSummary, Exit) {
+fn compare(sets: &mut [Vec<Part>; 2], conditions: &[FailIf]) -> (ComparisonSummary, Exit) {
+    let time_note = Part::of_same_time(sets.iter_mut().flatten());
     let metrics = metrics(conditions);
     let [first, second] = sets.each_ref().map(|set| {
         let mut values = Values::new(&metrics);
@@ -101,6 +102,7 @@ fn compare(sets: &[Vec<Part>; 2], conditions: &[FailIf]) -> (ComparisonSummary, 
         first: names(&sets[0]),
         second: names(&sets[1]),
         settings_differ,
+        time_note,
         confidence_ratio: CONFIDENCE,
         figures: figures(&first, &second, |metric| first.set_against(&second, metric)),
         conditions: judged,
@@ -136,6 +138,9 @@ fn render(summary: &ComparisonSummary) -> String {
     if !summary.settings_differ.is_empty() {
         line(format!("Settings differ: {}", summary.settings_differ.join(", ")));
     }
+    if !summary.time_note.is_empty() {
+        line(summary.time_note.clone());
+    }
     summary.conditions.iter().for_each(|condition| line(format!("Fail if: {condition}")));
     line(format!("Verdict: {}", summary.verdict.word()));
     out
@@ -144,8 +149,10 @@ fn render(summary: &ComparisonSummary) -> String {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::report::distinct::spread;
     use crate::report::ending::Ending;
-    use crate::report::saved::tests::part;
+    use crate::report::saved::tests::{part, part_of_merged};
+    use crate::report::schema::{Distribution, MergedSummary};
     use crate::report::tests::report;
     use crate::report::{Report, Verdict};
 
@@ -173,8 +180,8 @@ pub mod tests {
     #[test]
     fn five_of_each_decide_and_fewer_do_not() {
         let of = |count: u64, text: &str| {
-            let sets = [set("a", 100..100 + count), set("b", (200..200 + count).rev())];
-            compare(&sets, &conditions(&[text]))
+            let mut sets = [set("a", 100..100 + count), set("b", (200..200 + count).rev())];
+            compare(&mut sets, &conditions(&[text]))
         };
         let (summary, exit) = of(5, "p50>+50us");
         assert_eq!((exit, summary.exit_code), (Exit::SloMissed, 99));
@@ -198,23 +205,73 @@ pub mod tests {
         assert_eq!((exit, one.figures.len()), (Exit::NotDecided, 5));
     }
 
+    /// The whole, and the figures of the time in which all measured, if there are any.
+    fn of_shards(name: &str, together: Option<u64>) -> Part {
+        let mut shards = crate::report::shards::tests::two_shards();
+        shards.latency_together = together.map(|unit| Distribution::new(&spread(unit)));
+        shards.requests_per_second_together = together.map(|unit| unit as f64);
+        part_of_merged(name, MergedSummary { shards: Some(shards), ..merged() })
+    }
+
+    fn merged() -> MergedSummary {
+        crate::command::merge::tests::merged()
+    }
+
+    /// A file of an earlier version beside one of this version.
+    #[test]
+    fn shards_are_compared_by_the_figures_of_the_same_time() {
+        let compared = |first: Part, second: Part| {
+            let mut sets = [vec![first], vec![second]];
+            let (summary, _) = compare(&mut sets, &[]);
+            let figure = |name: &str| {
+                let found = summary.figures.iter().find(|figure| figure.figure == name);
+                found.map(|figure| [figure.first, figure.second]).expect(name)
+            };
+            let text = render(&summary);
+            assert!(text.contains(&summary.time_note), "{text}");
+            (figure("p99"), figure("rate"), summary.time_note)
+        };
+        let p99 = |values: &Distribution| values.percentiles.p99_ns.expect("values") as f64;
+        let cut = |unit| p99(&Distribution::new(&spread(unit)));
+        let (whole, sum) = (p99(&merged().latency), merged().requests_per_second_sum);
+        let both = compared(of_shards("a", Some(3_000)), of_shards("b", Some(7_000)));
+        assert_eq!(both, ([cut(3_000), cut(7_000)], [3_000.0, 7_000.0], String::new()));
+        for (first, second) in [(Some(3_000), None), (None, Some(3_000))] {
+            let (latencies, rates, note) = compared(of_shards("a", first), of_shards("b", second));
+            assert_eq!((latencies, rates), ([whole; 2], [sum; 2]), "of the whole shards");
+            let without = if first.is_none() { "a" } else { "b" };
+            let expected = format!(
+                "Latencies and rates are those of whole shards: {without} does not have those of \
+                 the time in which all measured"
+            );
+            assert_eq!(note, expected);
+        }
+        let neither = compared(of_shards("a", None), of_shards("b", None));
+        assert_eq!(neither, ([whole; 2], [sum; 2], String::new()));
+        // A run, or repetitions, have no other time.
+        let repeated = part_of_merged("b", merged());
+        let mean = merged().requests_per_second_mean;
+        let beside = compared(of_shards("a", Some(3_000)), repeated);
+        assert_eq!(beside, ([cut(3_000), whole], [3_000.0, mean], String::new()));
+    }
+
     /// A late generator can hide a difference, whatever objectives were met.
     #[test]
     fn the_worst_file_counts_beside_the_conditions() {
         let mut sets = [set("a", 100..105), set("b", 200..205)];
-        let exit = |sets: &[Vec<Part>; 2], texts: &[&str]| compare(sets, &conditions(texts)).1;
-        assert_eq!(exit(&sets, &[]), Exit::Ok);
+        let exit = |sets: &mut [Vec<Part>; 2], texts: &[&str]| compare(sets, &conditions(texts)).1;
+        assert_eq!(exit(&mut sets, &[]), Exit::Ok);
         sets[1][2].state.verdict = Verdict::GeneratorLimited;
         for part in sets.iter_mut().flatten() {
             part.state.objectives = Objectives::Met;
         }
-        assert_eq!(exit(&sets, &[]), Exit::Ok);
-        assert_eq!(exit(&sets, &["p50>3x"]), Exit::NotValid);
+        assert_eq!(exit(&mut sets, &[]), Exit::Ok);
+        assert_eq!(exit(&mut sets, &["p50>3x"]), Exit::NotValid);
         sets[1][2].state.verdict = Verdict::Differed;
-        assert_eq!(exit(&sets, &["p50>1x"]), Exit::Differed);
+        assert_eq!(exit(&mut sets, &["p50>1x"]), Exit::Differed);
         sets[1][2].state.verdict = Verdict::Valid;
         sets[0][0].state.ending = Ending::PartInterrupted;
-        assert_eq!(exit(&sets, &["p50>1x"]), Exit::NotValid);
+        assert_eq!(exit(&mut sets, &["p50>1x"]), Exit::NotValid);
     }
 
     #[test]
@@ -225,11 +282,11 @@ pub mod tests {
         let mut framed = run_of(200);
         let plan = std::sync::Arc::make_mut(&mut framed.plan);
         plan.service = crate::report::tests::plan("framed://127.0.0.1:7 -c 2").service;
-        let kinds = [set("a", 100..101), vec![part("b", &framed)]];
+        let mut kinds = [set("a", 100..101), vec![part("b", &framed)]];
         let error = check(&kinds, false).expect_err("refused").to_string();
         assert!(error.starts_with("a100 and b are not of the same kind: service ("), "{error}");
         assert_eq!(check(&kinds, true), Ok(()));
-        let (summary, _) = compare(&kinds, &[]);
+        let (summary, _) = compare(&mut kinds, &[]);
         assert!(summary.settings_differ[1].starts_with("service ("), "{summary:?}");
     }
 }

@@ -27,7 +27,7 @@ pub mod parts;
 mod rows;
 pub mod saved;
 pub mod schema;
-mod shards;
+pub mod shards;
 mod stamp;
 pub mod table;
 pub mod targets;

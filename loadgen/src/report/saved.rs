@@ -136,11 +136,23 @@ impl Settings {
 pub struct Part {
     /// The name of the file.
     pub name: String,
+    /// Of shards, while all of them measured, if that is known.
     pub latency: Histogram<u64>,
-    /// Replies per second; of several runs the mean.
+    /// Replies per second; of repetitions the mean, and of shards the rate of all.
     pub rate: f64,
     pub state: State,
     settings: Settings,
+    time: PartTime,
+}
+
+/// Which time the figures of a part are of.
+enum PartTime {
+    /// That of each run.
+    Runs,
+    /// That of each shard, because the time in which all measured is not known.
+    Shards,
+    /// That in which all shards measured. Beside it, the figures of the whole shards.
+    Together(Box<(Histogram<u64>, f64)>),
 }
 
 impl Part {
@@ -157,23 +169,57 @@ impl Part {
                 rate: run.requests_per_second,
                 state: State::of_saved(&run),
                 settings: Settings::of_run(&run),
+                time: PartTime::Runs,
                 name,
             },
-            SavedResult::Merged(merged) => Part {
-                latency: match merged.latency_together() {
-                    Some(latency) => histogram(&name, "latency_together", latency)?,
-                    None => histogram(&name, "latency", &merged.latency)?,
-                },
-                rate: merged.requests_per_second_mean,
-                state: State::of_merged(&merged),
-                settings: Settings { target: None, version: None, config: merged.config },
-                name,
-            },
+            SavedResult::Merged(merged) => Part::of_merged(name, *merged)?,
             _ => return Err(failed("neither a run nor a result of loadgen merge".into())),
         };
         match part.latency.is_empty() {
             true => Err(failed("no request was measured".into())),
             false => Ok(part),
+        }
+    }
+
+    fn of_merged(name: String, merged: MergedSummary) -> Result<Part, Failure> {
+        let whole = histogram(&name, "latency", &merged.latency)?;
+        let sum = merged.requests_per_second_sum;
+        let (latency, rate, time) = match (&merged.shards, merged.latency_together()) {
+            (None, _) => (whole, merged.requests_per_second_mean, PartTime::Runs),
+            (Some(_), None) => (whole, sum, PartTime::Shards),
+            (Some(shards), Some(together)) => {
+                let latency = histogram(&name, "latency_together", together)?;
+                let rate = shards.requests_per_second_together.unwrap_or(sum);
+                (latency, rate, PartTime::Together(Box::new((whole, sum))))
+            }
+        };
+        let state = State::of_merged(&merged);
+        let settings = Settings { target: None, version: None, config: merged.config };
+        Ok(Part { name, latency, rate, state, settings, time })
+    }
+
+    /// Makes the figures of all parts those of the same time: if one of shards does not have those of
+    /// the time in which all measured, as in a file of an earlier version, none has. Returns a line
+    /// about that, or nothing.
+    pub fn of_same_time<'a>(parts: impl Iterator<Item = &'a mut Part>) -> String {
+        let parts: Vec<&mut Part> = parts.collect();
+        let Some(without) = parts.iter().find(|part| matches!(part.time, PartTime::Shards)) else {
+            return String::new();
+        };
+        let name = without.name.clone();
+        let mut has_other = false;
+        for part in parts {
+            if let PartTime::Together(whole) = &mut part.time {
+                (part.latency, part.rate) = (whole.0.clone(), whole.1);
+                (part.time, has_other) = (PartTime::Shards, true);
+            }
+        }
+        match has_other {
+            true => format!(
+                "Latencies and rates are those of whole shards: {name} does not have those of the \
+                 time in which all measured"
+            ),
+            false => String::new(),
         }
     }
 
@@ -465,7 +511,13 @@ pub mod tests {
             rate: run.requests_per_second,
             state: State::of_saved(&run),
             settings: Settings::of_run(&run),
+            time: PartTime::Runs,
         }
+    }
+
+    /// A part that was added up.
+    pub fn part_of_merged(name: &str, merged: MergedSummary) -> Part {
+        Part::of_merged(name.into(), merged).expect("it has its histograms")
     }
 
     #[test]

@@ -64,7 +64,8 @@ impl ShardsSummary {
             objectives: objectives(runs, together.as_ref().ok(), latency),
             latency_note: match &together {
                 Ok(together) => format!(
-                    "{} of {} latencies are of the seconds in which all shards measured.",
+                    "{} of {} latencies are of the seconds in which all shards measured. Service \
+                     time, lags and parts are those of the whole shards.",
                     together.latency.len(),
                     latency.len()
                 ),
@@ -438,10 +439,12 @@ pub mod tests {
         let (mut whole, note) = together(&[first(), second(100)]);
         whole.retain(|(_, count)| *count == 10);
         assert_eq!(whole, all, "a tenth of a second may be outside");
-        assert_eq!(note, "62 of 62 latencies are of the seconds in which all shards measured.");
+        let others = "Service time, lags and parts are those of the whole shards.";
+        let first_words = "latencies are of the seconds in which all shards measured.";
+        assert_eq!(note, format!("62 of 62 {first_words} {others}"));
         let (counts, note) = together(&[first(), second(500)]);
         assert_eq!(counts, [(2, 10), (3, 10), (4, 1), (10, 10), (20, 10)]);
-        assert_eq!(note, "41 of 62 latencies are of the seconds in which all shards measured.");
+        assert_eq!(note, format!("41 of 62 {first_words} {others}"));
     }
 
     #[test]

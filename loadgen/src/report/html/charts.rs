@@ -224,10 +224,16 @@ const PROCESSORS: Frame = Frame {
 fn by_percentile(result: &SavedResult) -> Result<Chart, String> {
     // Without intended times, the service time is the latency.
     let open_loop = result.distributions().iter().any(|(key, _)| *key == "send_lag");
+    // Only the latency of shards is cut to the time in which all measured.
+    let is_cut = result.distributions().iter().any(|(key, _)| *key == "latency_together");
     let mut series = Vec::new();
     for (key, distribution) in result.distributions() {
         let label = match key {
             "latency_together" => "Latency while all shards measured",
+            "latency" if is_cut => "Latency (of the whole shards)",
+            "service_time" if is_cut && open_loop => "Service time (of the whole shards)",
+            "send_lag" if is_cut => "Send lag (of the whole shards)",
+            "own_lag" if is_cut => "Own lag (of the whole shards)",
             "latency" => "Latency (from the intended time)",
             "service_time" if open_loop => "Service time (from the send)",
             "send_lag" => "Send lag",

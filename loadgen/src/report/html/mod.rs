@@ -192,7 +192,8 @@ fn one(result: &SavedResult) -> Body {
     }
 }
 
-/// The distributions with their names in words.
+/// The distributions with their names in words. Only the latency of shards is cut to the time in which
+/// all measured.
 fn columns(result: &SavedResult) -> Vec<(String, &Distribution)> {
     let words = |key: &str| match key {
         "latency_together" => "Latency together",
@@ -202,7 +203,13 @@ fn columns(result: &SavedResult) -> Vec<(String, &Distribution)> {
         "own_lag" => "Own lag",
         _ => "Connect",
     };
-    result.distributions().into_iter().map(|(key, values)| (words(key).into(), values)).collect()
+    let all = result.distributions();
+    let is_cut = all.iter().any(|(key, _)| *key == "latency_together");
+    let name = |key: &str| match is_cut && key != "latency_together" {
+        true => format!("{}, whole shards", words(key)),
+        false => words(key).to_string(),
+    };
+    all.into_iter().map(|(key, values)| (name(key), values)).collect()
 }
 
 /// The most important figures, large.
@@ -490,7 +497,13 @@ fn merged_below(merged: &MergedSummary) -> Markup {
         merged.errors.iter().map(|(name, count)| (name.clone(), json!(count))).collect();
     let targets = merged.per_target.as_deref().unwrap_or_default();
     html! {
-        @if let Some(parts) = &merged.parts { (where_the_time_went("Where the time went", parts)) }
+        @if let Some(parts) = &merged.parts {
+            @let title = match merged.latency_together() {
+                Some(_) => "Where the time went (in the whole shards)",
+                None => "Where the time went",
+            };
+            (where_the_time_went(title, parts))
+        }
         div.tables {
             (tables::pairs("Sums", &counts))
             @if !errors.is_empty() { (tables::pairs("Errors", &errors)) }

@@ -605,7 +605,20 @@ fn the_latencies_of_the_common_time_stand_beside_those_of_the_whole() {
     for text in ["3 of 4 latencies", "all, together", "Latency together"] {
         assert!(page.contains(text), "{text}");
     }
-    assert!(page.contains("Latency while all shards measured"), "the line of the chart");
+    for column in ["Latency", "Service time", "Send lag", "Own lag", "Connect"] {
+        assert!(
+            page.contains(&format!("<th scope=\"col\">{column}, whole shards</th>")),
+            "{column}"
+        );
+    }
+    let numbers = numbers_of(&page);
+    let percentiles = &numbers["charts"][0];
+    let labels = percentiles["series"].as_array().expect("a list").iter();
+    let labels: Vec<_> = labels.map(|series| series["label"].as_str().expect("text")).collect();
+    let whole = ["Latency", "Service time", "Send lag", "Own lag"];
+    let whole = whole.map(|name| format!("{name} (of the whole shards)"));
+    assert_eq!(labels[0], "Latency while all shards measured");
+    assert_eq!(labels[1..], whole);
 }
 
 /// A misspelled key would be an empty column.
@@ -821,6 +834,7 @@ fn each_chart_has_its_own_axes() {
             "errors: Time seconds count",
             "fairness: Connections percent count",
             "lag: Time seconds time",
+            "late: Percentile percentile time",
             "latency: Time seconds time",
             "outstanding: Time seconds count",
             "parts: Percentile percentile time",

@@ -173,10 +173,11 @@ fn of_comparison(comparison: &ComparisonSummary) -> Sentence {
         settings if settings.is_empty() => None,
         settings => Some(format!("settings differ: {settings}")),
     };
+    let time = Some(&comparison.time_note).filter(|note| !note.is_empty()).cloned();
     Sentence {
         tone: Tone::new(*exit_code, *verdict == Verdict::Valid),
         text,
-        reasons: std::iter::once(short).chain(conditions).chain(differing).collect(),
+        reasons: std::iter::once(short).chain(conditions).chain(differing).chain(time).collect(),
         exit_code: *exit_code,
     }
 }

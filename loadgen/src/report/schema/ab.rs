@@ -167,6 +167,10 @@ pub struct ComparisonSummary {
     pub second: Vec<String>,
     /// Settings that differ between the files, with the values.
     pub settings_differ: Vec<String>,
+    /// A line for people if figures of shards are those of the whole shards, because a file does not
+    /// have those of the time in which all measured; else empty.
+    #[serde(default)]
+    pub time_note: String,
     /// Each interval contains the true value with at least this probability.
     #[schemars(range(max = 1))]
     pub confidence_ratio: f64,

@@ -72,7 +72,8 @@ pub struct MergedSummary {
     pub per_target: Option<Vec<TargetCounts>>,
     /// As in a summary, all runs together.
     pub latency: Distribution,
-    /// As in a summary, all runs together.
+    /// As in a summary, all runs together. Of shards too it is that of the whole runs, as are the lags
+    /// and the parts.
     pub service_time: Distribution,
     /// As in a summary, all runs together.
     pub send_lag: Distribution,
