@@ -158,6 +158,23 @@ fn the_exit_code_is_that_of_the_command() {
     loadgen("link -o /no/such/directory/file -- true").expect(1).complains("cannot write");
 }
 
+/// The page that is made at once is that of the file.
+#[test]
+fn the_page_has_what_the_file_has() {
+    if !can_link() {
+        return;
+    }
+    let files = ["link-page-json", "link-page-html", "link-page-later"].map(TestFile::new);
+    let [json, html, later] = &files;
+    start(link(&format!("--seed 7 -o {json} --html {html}"), "", "true")).wait().expect(0);
+    loadgen(&format!("report {json} --to html -o {later}")).expect(0);
+    let page = html.read();
+    assert!(page.contains("An emulated link") && page == later.read(), "{page}");
+    loadgen(&format!("link -o {json} --html {json} -- true")).expect(2).complains("two names");
+    loadgen("link --html - -- true").expect(2).complains("stdout is that of the command");
+    loadgen(&format!("compare {json} {json}")).expect(1).complains("what a link did");
+}
+
 /// Only the two ends are there, and both ways work.
 #[test]
 fn the_ends_reach_each_other_and_nothing_else() {

@@ -12,13 +12,13 @@ use crate::report::saved::SavedResult;
 use crate::report::{hdr, html, table};
 
 /// Writes saved results in another form: those of runs, of searches, and of loadgen merge and
-/// calibrate.
+/// calibrate, and what links did.
 ///
 /// The exit code is 0 if the output was written, whatever the verdict of the results.
 #[derive(Parser, Debug)]
 #[command(name = "loadgen report", bin_name = "loadgen report", version)]
 pub struct ReportArgs {
-    /// Results written with --output-format json or ndjson, or by loadgen merge or calibrate
+    /// Results written with --output-format json or ndjson, or by loadgen merge, calibrate or link
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
@@ -103,9 +103,7 @@ impl ReportArgs {
 /// The latency of a single result.
 fn distribution(results: &[(String, SavedResult)]) -> Result<String, Failure> {
     let (name, result) = only("a percentile distribution", results)?;
-    let is_latency = |key: &str| matches!(key, "latency_together" | "latency");
-    let Some((key, latency)) = result.distributions().into_iter().find(|(key, _)| is_latency(key))
-    else {
+    let Some((key, latency)) = result.latency() else {
         return Err(Failure::Setup(format!("{name}: it has no latency")));
     };
     let values = latency.histogram();

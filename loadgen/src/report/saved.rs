@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 
 use super::ending::State;
 use super::schema::{
-    AbSummary, ComparisonSummary, DatagramCounts, Distribution, MergedSummary, PartsSummary,
-    RunConfig, RunSummary, SCHEMA_VERSION, SearchSummary, StampSummary, StepResult, TargetCounts,
+    AbSummary, ComparisonSummary, DatagramCounts, Distribution, LinkSummary, MergedSummary,
+    PartsSummary, RunConfig, RunSummary, SCHEMA_VERSION, SearchSummary, StampSummary, StepResult,
+    TargetCounts,
 };
 use super::targets::LINES_MAX;
 use crate::error::Failure;
@@ -304,6 +305,7 @@ fn summary(text: &str) -> Result<RunSummary, String> {
             return Err(text.into());
         }
         "comparison" => return Err("the result of loadgen compare, and not that of a run".into()),
+        "link" => return Err("what a link did, and not the summary of a run".into()),
         "calibration" => return Err("a calibration, and not the summary of a run".into()),
         _ => return Err("not the summary of a run: write it with --output-format json".into()),
     }
@@ -334,6 +336,7 @@ pub enum SavedResult {
     Ab(Box<AbSummary>),
     Comparison(Box<ComparisonSummary>),
     Calibration(Box<Calibration>),
+    Link(Box<LinkSummary>),
 }
 
 impl SavedResult {
@@ -367,9 +370,12 @@ impl SavedResult {
             "calibration" => head
                 .parse(text, calibration::SCHEMA_VERSION, "a calibration")
                 .map(SavedResult::Calibration),
+            "link" => {
+                head.parse(text, SCHEMA_VERSION, "the result of loadgen link").map(SavedResult::Link)
+            }
             _ => Err(
-                "not the result of a run, a search, loadgen ab, compare, merge or calibrate: write \
-                      it with --output-format json, or with loadgen merge or calibrate"
+                "not the result of a run, a search, loadgen ab, compare, merge, calibrate or link: \
+                      write it with --output-format json, or with loadgen merge, calibrate or link"
                     .into(),
             ),
         }
@@ -384,7 +390,8 @@ impl SavedResult {
             SavedResult::Merged(_)
             | SavedResult::Ab(_)
             | SavedResult::Comparison(_)
-            | SavedResult::Calibration(_) => None,
+            | SavedResult::Calibration(_)
+            | SavedResult::Link(_) => None,
         }
     }
 
@@ -420,6 +427,12 @@ impl SavedResult {
         }
     }
 
+    /// The latency with its key; of shards, that of the time in which all measured, if it is known.
+    pub fn latency(&self) -> Option<(&'static str, &Distribution)> {
+        let first = self.distributions().into_iter().next();
+        first.filter(|(key, _)| matches!(*key, "latency_together" | "latency"))
+    }
+
     /// The distributions that have values, each with its key. The latency is the first one; of
     /// shards, that of the time in which all of them measured, if it is known.
     pub fn distributions(&self) -> Vec<(&'static str, &Distribution)> {
@@ -442,6 +455,9 @@ impl SavedResult {
                 ("own_lag", &run.own_lag),
                 ("connect_latency", &run.connect_latency),
             ],
+            (SavedResult::Link(link), _) => {
+                return vec![("late_there", &link.there.late), ("late_back", &link.back.late)];
+            }
             (_, None) => return Vec::new(),
         };
         let together = together.map(|latency| ("latency_together", latency));
@@ -691,7 +707,10 @@ pub mod tests {
         let reasons = [
             ("", "not JSON"),
             ("[1, 2]", "not JSON"),
-            ("{}", "not the result of a run, a search, loadgen ab, compare, merge or calibrate"),
+            (
+                "{}",
+                "not the result of a run, a search, loadgen ab, compare, merge, calibrate or link",
+            ),
             ("{\"type\":\"second\"}", "not the result of a run, a search, loadgen ab, c"),
             ("{\"type\":\"calibration\",\"schema_version\":1}", "not a calibration: missing"),
             (

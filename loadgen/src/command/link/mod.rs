@@ -30,9 +30,12 @@ use self::direction::Direction;
 use self::forward::{Forwarded, forward};
 use self::namespace::{Namespace, Streams};
 use self::rules::{EachWay, Percent, Rules};
+use crate::cli::is_stdout;
 use crate::error::Failure;
+use crate::files;
 use crate::plan::new_seed;
 use crate::report::outputs::{Sink, json_line};
+use crate::report::saved::SavedResult;
 use crate::report::schema::{Distribution, LinkDirection, LinkSummary};
 use crate::units::{counted, time_us};
 use crate::view::terminal;
@@ -109,6 +112,10 @@ pub struct LinkArgs {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
+    /// Write a page with charts and tables of what the link did
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
     /// Runs at the near end [default: the shell in SHELL]
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -144,6 +151,21 @@ impl LinkArgs {
         [of(true), of(false)]
     }
 
+    /// Where the page goes, if there is to be one.
+    fn page(&self) -> Result<Option<Sink>, Failure> {
+        match (self.html.as_deref(), self.output.as_deref()) {
+            (Some(page), _) if is_stdout(page) => {
+                let text = "stdout is that of the command: give --html a name";
+                Err(Failure::Usage(text.into()))
+            }
+            (Some(page), Some(output)) if files::are_one(page, output) => {
+                let text = format!("--html and -o are both {}: give two names", page.display());
+                Err(Failure::Usage(text))
+            }
+            (page, _) => page.map(Sink::new).transpose(),
+        }
+    }
+
     /// The near command.
     fn command(&self) -> Vec<OsString> {
         match self.command.as_slice() {
@@ -159,6 +181,7 @@ impl LinkArgs {
 /// The link cannot be made, or a command cannot be started.
 pub fn run(args: &LinkArgs) -> Result<ExitCode, Failure> {
     let mut output = args.output.as_deref().map(Sink::new).transpose()?;
+    let mut page = args.page()?;
     let setup = |error: io::Error| Failure::Setup(format!("cannot create the link: {error}"));
     let mut signals = Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM]).map_err(setup)?;
     let seed = args.seed.unwrap_or_else(new_seed);
@@ -176,6 +199,9 @@ pub fn run(args: &LinkArgs) -> Result<ExitCode, Failure> {
     }
     if let Some(output) = &mut output {
         output.write(|out| json_line(out, &summary))?;
+    }
+    if let Some(page) = &mut page {
+        page.write_page(SavedResult::Link(Box::new(summary)))?;
     }
     Ok(exit_code(status))
 }

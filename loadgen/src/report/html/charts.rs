@@ -5,8 +5,8 @@ use super::tables::OfPercentiles;
 use crate::report::hdr;
 use crate::report::saved::SavedResult;
 use crate::report::schema::{
-    AbSummary, Distribution, PartsSummary, Percentiles, RunSummary, SecondSummary, SliceSummary,
-    StepResult, StepSummary,
+    AbSummary, Distribution, LinkSummary, PartsSummary, Percentiles, RunSummary, SecondSummary,
+    SliceSummary, StepResult, StepSummary,
 };
 use crate::stats::parts::Part;
 
@@ -44,6 +44,9 @@ pub fn of_one(result: &SavedResult) -> Result<Vec<Chart>, String> {
         charts.push(curve(result.steps(), limit));
     }
     charts.push(by_percentile(result)?);
+    if let SavedResult::Link(link) = result {
+        charts.push(of_link(link)?);
+    }
     if let SavedResult::Ab(ab) = result {
         charts.extend(of_ab(ab)?);
     }
@@ -64,7 +67,7 @@ pub fn of_one(result: &SavedResult) -> Result<Vec<Chart>, String> {
 pub fn of_several(results: &[(String, SavedResult)]) -> Result<Vec<Chart>, String> {
     let mut latencies = Vec::new();
     for (name, result) in super::measured(results) {
-        if let Some((_, latency)) = result.distributions().first() {
+        if let Some((_, latency)) = result.latency() {
             latencies.push((name.clone(), percentiles(latency, name)?));
         }
     }
@@ -282,6 +285,12 @@ fn of_parts(parts: &PartsSummary) -> Chart {
         }
     }
     Chart::of_lines(PARTS, lines.to_vec())
+}
+
+fn of_link(link: &LinkSummary) -> Result<Chart, String> {
+    let there = percentiles(&link.there.late, "there")?;
+    let back = percentiles(&link.back.late, "back")?;
+    Ok(Chart::of_lines(LATE, vec![("There".into(), there), ("Back".into(), back)]))
 }
 
 /// The latency of each target, in all rounds and in each of them.

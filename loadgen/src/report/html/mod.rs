@@ -2,6 +2,7 @@
 //!
 //! * here: the page, and what stands in it
 //! * `verdict`: the result in plain sentences; `tables`: numbers without a script
+//! * `link`: an emulated link
 //! * `charts`: which charts there are; `chart`: their numbers, which `page.js` draws with uPlot
 //!
 //! The charts are drawn by a script because only that gives one crosshair over all of them, and
@@ -11,6 +12,7 @@
 
 mod chart;
 mod charts;
+mod link;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -133,6 +135,7 @@ fn title(name: &str, result: &SavedResult) -> String {
             format!("{} against {}", second.join(" "), first.join(" "))
         }
         SavedResult::Calibration(found) => format!("Ceiling of {}", found.machine.hostname),
+        SavedResult::Link(_) => "An emulated link".into(),
     }
 }
 
@@ -142,7 +145,8 @@ fn verdict_box(result: &SavedResult) -> Markup {
         div class={ "verdict " (tone.class()) } {
             p { strong { (text) } }
             ul { @for reason in reasons { li { (reason) } } }
-            p.faint { "Exit code " (exit_code) }
+            // That of a link is the code of the command behind it.
+            @if !matches!(result, SavedResult::Link(_)) { p.faint { "Exit code " (exit_code) } }
         }
     }
 }
@@ -180,6 +184,7 @@ fn one(result: &SavedResult) -> Body {
         SavedResult::Ab(ab) => (differences(ab), ab_below(ab)),
         SavedResult::Comparison(comparison) => (html! {}, of_sets(comparison)),
         SavedResult::Calibration(found) => (html! {}, calibration(found)),
+        SavedResult::Link(link) => (html! {}, link::tables(link)),
     };
     Body {
         above: html! { (verdict_box(result)) (above) },
@@ -201,6 +206,8 @@ fn columns(result: &SavedResult) -> Vec<(String, &Distribution)> {
         "service_time" => "Service time",
         "send_lag" => "Send lag",
         "own_lag" => "Own lag",
+        "late_there" => "Late, there",
+        "late_back" => "Late, back",
         _ => "Connect",
     };
     let all = result.distributions();
@@ -698,7 +705,7 @@ fn measured(results: &[(String, SavedResult)]) -> impl Iterator<Item = &(String,
 fn several(results: &[(String, SavedResult)]) -> Body {
     let latencies: Vec<_> = results
         .iter()
-        .filter_map(|(name, result)| Some((name.clone(), result.distributions().first()?.1)))
+        .filter_map(|(name, result)| Some((name.clone(), result.latency()?.1)))
         .collect();
     Body {
         above: html! {
@@ -723,6 +730,7 @@ fn several(results: &[(String, SavedResult)]) -> Body {
                     @if let SavedResult::Merged(merged) = result { (merged_below(merged)) }
                     @if let SavedResult::Ab(ab) = result { (differences(ab)) (ab_below(ab)) }
                     @if let SavedResult::Calibration(found) = result { (calibration(found)) }
+                    @if let SavedResult::Link(link) = result { (link::tables(link)) }
                     @if let SavedResult::Search(search) = result {
                         (tables::objects("All runs", &STEP_KEYS, &search.steps))
                     }

@@ -10,7 +10,8 @@ use crate::report::Verdict;
 use crate::report::distinct::{distinct, stamp_report};
 use crate::report::ending::Objectives;
 use crate::report::schema::{
-    Percentiles, SCHEMA_VERSION, SearchType, SearchVerdict, SecondSummary, StepResult,
+    LinkDirection, LinkSummary, Percentiles, SCHEMA_VERSION, SearchType, SearchVerdict,
+    SecondSummary, StepResult,
 };
 use crate::report::tests::report;
 use crate::stats::tls::TlsRecords;
@@ -284,6 +285,90 @@ fn several_results_have_a_line_each() {
     }
     let curve = points(&numbers, "curve", "three.json");
     assert_eq!(curve, [(100.0, 100_003.0), (200.0, 200_003.0), (400.0, 400_003.0)]);
+}
+
+/// Each number of a direction is another one.
+fn direction(from: u64) -> LinkDirection {
+    let late = Distribution::new(&crate::report::distinct::spread(from));
+    let mut numbers = from + 1..;
+    let mut next = || numbers.next().expect("there are more");
+    LinkDirection {
+        delay_ns: next(),
+        jitter_ns: next(),
+        loss_ratio: 0.000_7,
+        duplicate_ratio: 0.25,
+        reorder_ratio: 0.375,
+        rate_bits_per_second: Some(next()),
+        limit_packets: next(),
+        in_order: true,
+        packets_in: next(),
+        bytes_in: next(),
+        packets_delivered: next(),
+        bytes_delivered: next(),
+        packets_lost: next(),
+        packets_dropped: next(),
+        packets_duplicated: next(),
+        packets_sent_ahead: next(),
+        packets_reordered: next(),
+        packets_refused: 0,
+        packets_under_way: next(),
+        packets_missed: 0,
+        late,
+    }
+}
+
+fn link() -> LinkSummary {
+    LinkSummary::new(4_711, direction(1_000), direction(2_000))
+}
+
+#[test]
+fn a_link_has_how_late_its_packets_were_and_what_became_of_them() {
+    let link = link();
+    let page_of = |link: &LinkSummary| page(SavedResult::Link(Box::new(link.clone())));
+    let text = page_of(&link);
+    let numbers = numbers_of(&text);
+    assert_eq!(ids(&numbers), ["late"], "it has no latency");
+    for (label, one) in [("There", &link.there), ("Back", &link.back)] {
+        let points = points(&numbers, "late", label);
+        let late = &one.late.percentiles;
+        for (rank, value) in [(50.0, late.p50_ns), (99.0, late.p99_ns), (99.9, late.p99_9_ns)] {
+            assert!(points.contains(&(rank, value.expect("values") as f64)), "{label} {rank}");
+        }
+        let cells = cells(&text);
+        for count in [one.packets_in, one.packets_lost, one.packets_dropped, one.packets_reordered]
+        {
+            assert!(cells.contains(&count.to_string()), "{label}: {count}");
+        }
+        for share in ["0.07 %", "25 %", "37.5 %"] {
+            assert!(cells.contains(&share.to_string()), "{label}: {share}");
+        }
+    }
+    assert!(text.contains("The link did with each packet what it was told."), "{text}");
+    assert!(!text.contains("Exit code"), "that of the command is its own");
+    let changes: [fn(&mut LinkSummary); 2] =
+        [|link| link.there.packets_refused = 1, |link| link.back.packets_missed = 1];
+    for change in changes {
+        let mut link = link.clone();
+        change(&mut link);
+        let text = page_of(&link);
+        assert!(text.contains("The kernel dropped packets beside those"), "{text}");
+        assert!(text.contains("<div class=\"verdict warn\">"), "{text}");
+    }
+}
+
+/// How late packets left a link is no latency of a request.
+#[test]
+fn a_link_beside_a_run_adds_no_line_of_latencies() {
+    let results = [
+        ("run.json".to_string(), SavedResult::Run(Box::new(run(0)))),
+        ("link.json".to_string(), SavedResult::Link(Box::new(link()))),
+    ];
+    let page = render(&results).expect("their histograms are right");
+    let numbers = numbers_of(&page);
+    let percentiles = &numbers["charts"][0];
+    assert_eq!(percentiles["id"], "percentiles");
+    assert_eq!(percentiles["series"].as_array().map(Vec::len), Some(1), "{percentiles}");
+    assert!(page.contains("Packets reordered"), "its counts are there");
 }
 
 #[test]
@@ -818,7 +903,8 @@ fn each_chart_has_its_own_axes() {
         0,
     );
     let timed = page_of_run(&RunSummary::new(&timed));
-    for page in [page_of_run(&run(0)), page_of_search(), ab, timed] {
+    let link = page(SavedResult::Link(Box::new(link())));
+    for page in [page_of_run(&run(0)), page_of_search(), ab, timed, link] {
         for chart in numbers_of(&page)["charts"].as_array().expect("a list") {
             let text = |key: &str| chart[key].as_str().expect("text").to_owned();
             let axes = [text("x_label"), text("x_kind"), text("y_kind")].join(" ");
@@ -864,6 +950,11 @@ fn each_chart_has_its_title_and_an_explanation() {
     let timed = page_of_run(&RunSummary::new(&timed));
     for (page, title, about) in [
         (&timed, "Where the time went, by percentile of the latency", "The mean of each part of"),
+        (
+            &page(SavedResult::Link(Box::new(link()))),
+            "How late packets left the link, by percentile",
+            "After the time at which each was to leave.",
+        ),
         (&timed, "Latency by percentile", "From 90 % to 99 % is as far as from"),
         (&ab, "Latency of each target by percentile", "From 90 % to 99 % is as far as from"),
         (&ab, "Median latency in each round", "Of each target. What changes on the machine"),
@@ -1056,6 +1147,7 @@ fn the_committed_pages_are_those_that_are_made() {
         ("merged", vec![named("merged", merged())]),
         ("ab", vec![named("ab", ab())]),
         ("calibration", vec![named("calibration", calibration())]),
+        ("link", vec![named("link", SavedResult::Link(Box::new(link())))]),
         (
             "several",
             vec![

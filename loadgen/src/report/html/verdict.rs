@@ -58,6 +58,7 @@ impl Sentence {
             SavedResult::Ab(ab) => of_ab(ab),
             SavedResult::Comparison(comparison) => of_comparison(comparison),
             SavedResult::Calibration(found) => of_calibration(found),
+            SavedResult::Link(link) => super::link::sentence(link),
         }
     }
 }
