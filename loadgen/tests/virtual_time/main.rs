@@ -9,6 +9,7 @@
 //! * `stall`, `delays`, `queue`, `overload`: servers with known delays
 //! * `parts`: where the time went
 //! * `wrong`: servers that send wrong bytes
+//! * `ab`: a server compared with itself and with a slower one
 //! * `datagrams`: over UDP and against STAMP reflectors, in a network that loses, doubles, delays,
 //!   reorders and damages datagrams
 //!
@@ -16,6 +17,7 @@
 //! `cargo test --release -p loadgen --test virtual_time`. `docs/measuring.md` has the figures; `--
 //! --nocapture` prints them.
 
+mod ab;
 mod capacity;
 mod datagrams;
 mod delays;

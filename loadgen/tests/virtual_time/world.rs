@@ -111,8 +111,9 @@ pub fn drive_delay(flags: &str, options: &str) -> Report {
 pub fn drive_delay_over(latency: Duration, flags: &str, options: &str) -> Report {
     // If requests differ in size, one receive counts as one request.
     let (size, length) = if flags.contains("-l ") { (0, "") } else { (16, "-l 16") };
-    // As deep as the pipelines of the clients.
-    let text = format!("delay://world?depth=16384&size={size}&{options}");
+    // As deep as the pipelines of the clients. More takes longer to make than a short run.
+    let depth = if flags.contains("-p ") { 16_384 } else { 64 };
+    let text = format!("delay://world?depth={depth}&size={size}&{options}");
     let spec: Spec = text.parse().expect("a law");
     let ServiceOptions::Delay(options) = spec.service else { panic!("no delay service: {text}") };
     drive(&format!("{length} {flags}"), latency, options).0

@@ -36,7 +36,7 @@ use crate::units;
 use crate::view::terminal;
 
 mod report;
-mod result;
+pub mod result;
 #[cfg(test)]
 pub(crate) mod tests;
 
