@@ -239,8 +239,9 @@ fn a_send_time_out_that_begins_anew_leaves_the_timer_of_the_service() {
 #[test]
 fn a_connection_that_has_waited_for_a_buffer_was_not_idle() {
     let (wants, rules) = (Wants::default(), Rules { idle_timeout: Some(STOPPED_FOR), ..RULES });
-    let mut stopped = Stopped::of(wants.clone(), rules, 2);
-    let elsewhere = stopped.stepped.other.lease().unwrap();
+    // One for its input, one that it waits for, and one to receive into.
+    let mut stopped = Stopped::of(wants.clone(), rules, 3);
+    let elsewhere = [(); 2].map(|()| stopped.stepped.other.lease().unwrap());
     stopped.stepped.client.write_all(b"x").unwrap();
     stopped.stepped.turns_until("it waits for a buffer", |worker| worker.waiting().len() == 1);
     stopped.let_pass(2 * STOPPED_FOR);
