@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use super::cli::Cli;
 use super::failure::Failure;
 use super::settings::Settings;
+use super::user::User;
 use crate::buffer::room;
 use crate::builtin::OfListener;
 use crate::config::{Limits, MemorySum};
@@ -34,6 +35,7 @@ pub(super) fn run(cli: &Cli, out: &mut impl Write, err: &mut impl Write) -> Exit
 
 /// What would run.
 fn plan(cli: &Cli) -> Result<(Limits, MemorySum), Failure> {
+    cli.user.as_ref().map(User::possible).transpose().map_err(Failure::new)?;
     super::admin_token(cli)?;
     let (config, options) = cli.config().map_err(Failure::new)?;
     let planned = OfListener::new(options).plan_of(&config);

@@ -57,6 +57,14 @@ impl Ending {
         self.begun.load(Ordering::Acquire)
     }
 
+    /// Lets a server accept that was started to accept nothing, except these of its listeners.
+    pub(super) fn begin_accepting(&self, except: &[usize]) {
+        self.server.begin_accepting(except);
+        if let Some(admin) = &self.admin {
+            admin.begin_accepting();
+        }
+    }
+
     /// Keeps an end from beginning. `None` if it has begun.
     pub(super) fn postpone(&self) -> Option<MutexGuard<'_, ()>> {
         let guard = self.hands_over.lock().unwrap_or_else(PoisonError::into_inner);

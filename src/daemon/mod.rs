@@ -34,6 +34,7 @@ use operations::Operations;
 use reload::Reloader;
 use settings::{Settings, Sources};
 use upgrade::{Takeover, Upgrader};
+use user::User;
 
 #[cfg(feature = "daemon")]
 pub mod cert;
@@ -62,6 +63,7 @@ mod systemd;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+mod user;
 
 /// Exit code of a failure at start or at run time.
 const FAILED: u8 = 1;
@@ -137,6 +139,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if cli.check {
         return check::run(&cli, &mut io::stdout().lock(), &mut io::stderr().lock());
     }
+    // Before there are threads, because it is a property of each.
+    if cli.user.is_some()
+        && let Err(error) = rustix::thread::set_no_new_privs(true)
+    {
+        let _ = writeln!(io::stderr(), "echopool: cannot set no_new_privs (--user): {error}");
+        return ExitCode::from(FAILED);
+    }
     let log = match Logger::start(cli.log, cli.log_format, cli.log_limit) {
         Ok(log) => log,
         Err(error) => {
@@ -171,6 +180,7 @@ fn serve(
     takeover: &mut Option<Takeover>,
 ) -> Result<(), Failure> {
     let settings = cli.settings.clone();
+    let user = cli.user.as_ref().map(User::possible).transpose().map_err(Failure::new)?;
     for name in inherited::unused(&cli.passed_sockets()) {
         log::warn!("nothing listens on the passed socket {name}: write --listen fd:{name}");
     }
@@ -178,8 +188,9 @@ fn serve(
     if let Some(takeover) = takeover {
         log::info!("taking over from process {}", takeover.process);
         takeover.give(&mut config.listen).map_err(Failure::new)?;
-        config.starts_stopped = true;
     }
+    // Nobody is served before the process has the rights that it keeps.
+    config.starts_stopped = takeover.is_some() || user.is_some();
     // Before the server starts: from here on, a signal is kept until it can be handled.
     let signals = inherited::catch(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
@@ -202,8 +213,19 @@ fn serve(
         let remedy = room::remedy(&error);
         Failure::new(format_args!("cannot serve the admin address: {error}{remedy}"))
     })?;
+    if let Some(user) = &user {
+        let of_admin = admin.as_ref().map_or_else(Vec::new, Admin::offers);
+        user.own(&server.offers(), &config.listen)
+            .and_then(|()| user.own(&of_admin, &[]))
+            .and_then(|()| user.become_it())
+            .map_err(Failure::new)?;
+    }
     let admin_at = admin.as_ref().map_or(&[][..], Admin::endpoints).to_owned();
     let ending = Arc::new(Ending::new(server, admin, cli.end_times()));
+    // Before there is a thread for signals, which could end it meanwhile.
+    if takeover.is_none() && user.is_some() {
+        ending.begin_accepting(&[]);
+    }
     let upgrades = takeover.as_ref().map_or_else(Default::default, |takeover| takeover.upgrades);
     let names = targets.iter().map(ToString::to_string).collect();
     let upgrader = Upgrader::new(sources.args(), &ending, names, upgrades);
@@ -259,7 +281,8 @@ fn bind_admin(
         other => Failure::of_start(&other, settings),
     })?;
     let listener = listener.replaceable(&endpoints).map_err(Failure::new)?;
-    let listener = if takeover.is_some() { listener.stopped() } else { listener };
+    let is_stopped = takeover.is_some() || cli.user.is_some();
+    let listener = if is_stopped { listener.stopped() } else { listener };
     let listener = cli.admin_host.iter().fold(listener, |one, name| one.allow_host(name));
     Ok(match admin_token(cli)? {
         None => listener,

@@ -11,7 +11,7 @@ use super::listeners::{Listeners, NotPlanned, Plan};
 use super::logger::Logger;
 use super::rates::Rates;
 use super::settings::{Change, Settings, Sources};
-use super::systemd;
+use super::{systemd, user};
 use crate::builtin::OfListener;
 use crate::config::Config;
 use crate::error::StartError;
@@ -109,7 +109,10 @@ impl Reloader {
             admin.reloaded(certificates);
         }
         let (level, status) = match result {
-            Err(text) => (log::Level::Error, format!("nothing is changed: {text}")),
+            Err(text) => {
+                let remedy = user::remedy(&text);
+                (log::Level::Error, format!("nothing is changed: {text}{remedy}"))
+            }
             Ok(Reloaded { changed, fixed }) => {
                 let changed = match list(&changed) {
                     none if none.is_empty() => "nothing has changed".to_owned(),
@@ -141,7 +144,11 @@ impl Reloader {
                 }
                 Err(error) => {
                     all = false;
-                    log::error!("{why}: the certificates of {endpoint} are unchanged: {error}");
+                    let text = error.to_string();
+                    let remedy = user::remedy(&text);
+                    log::error!(
+                        "{why}: the certificates of {endpoint} are unchanged: {text}{remedy}"
+                    );
                 }
             }
         }

@@ -36,3 +36,4 @@ mod tls;
 mod udp;
 mod unix;
 mod upgrade;
+mod user;

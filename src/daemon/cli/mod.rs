@@ -31,7 +31,7 @@ use crate::builtin::url::{ServiceOptions, Spec};
 use crate::config::{Buffers, Config, LOG_SAMPLE_MAX};
 use crate::net::bind::{self, ListenAddress, ListenOn};
 use crate::net::proxy::ProxyOptions;
-use crate::net::transport::{TransportOptions, UnixOptions};
+use crate::net::transport::{Owner, TransportOptions, UnixOptions};
 
 mod options;
 #[cfg(test)]
@@ -168,6 +168,11 @@ pub(crate) struct Cli {
     /// A name by which --admin may be called, besides localhost and IP addresses; may be repeated
     #[arg(long, value_name = "NAME", value_parser = host_name)]
     pub(crate) admin_host: Vec<String>,
+
+    /// Become this user once everything is open that only root may open, such as ports below 1024:
+    /// USER, USER:GROUP, or numbers [default: the user stays]
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = user)]
+    pub(crate) user: Option<Owner>,
 
     /// Log the rates at this interval, at least 100ms [default: never]
     #[arg(long, value_name = "TIME", value_parser = stats_interval)]
@@ -448,6 +453,15 @@ fn host_name(text: &str) -> Result<String, String> {
         false => Err(format!(
             "'{text}' is not a name; write it without scheme and port: metrics.example"
         )),
+    }
+}
+
+/// The user of `--user`.
+fn user(text: &str) -> Result<Owner, String> {
+    let owner = Owner::new(text)?;
+    match owner.user() {
+        Some(_) => Ok(owner),
+        None => Err(format!("'{text}' has no user; write USER or USER:GROUP")),
     }
 }
 

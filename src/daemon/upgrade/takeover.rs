@@ -143,7 +143,6 @@ impl Takeover {
         ending: &Ending,
         operations: &Arc<Operations>,
     ) -> Result<(), String> {
-        let Ending { server, admin, .. } = ending;
         // Sockets that this process does not need: the other closes them in order.
         self.groups.clear();
         let ready = Reply::Ready { taken: std::mem::take(&mut self.taken) };
@@ -158,10 +157,7 @@ impl Takeover {
             Err(error) => return Err(format!("the upgrade did not finish: {error}")),
         }
         self.files.iter().for_each(|file| file.set_own(true));
-        server.begin_accepting(&self.stopped);
-        if let Some(admin) = admin {
-            admin.begin_accepting();
-        }
+        ending.begin_accepting(&self.stopped);
         // If nobody hears it, nobody else serves.
         let _ = self.channel.send(&Reply::Serving, &[]);
         drop(no_end);
@@ -169,7 +165,7 @@ impl Takeover {
         let Ok(Some((Moves, lines))) = self.channel.receive::<Moves>(Some(MOVES_TIME)) else {
             return Ok(());
         };
-        let (taker, operations) = (server.taker(), operations.clone());
+        let (taker, operations) = (ending.server.taker(), operations.clone());
         let follow = move || {
             let upgrader = &operations.upgrader;
             match Lines::take_over(lines, &upgrader.listeners(), &taker) {

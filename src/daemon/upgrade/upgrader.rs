@@ -17,7 +17,7 @@ use super::connections::{self, Lines};
 use super::{ARGUMENT, File, Go, Group, Moves, Opening, Reply, Role, VERSION};
 use crate::admin::{Admin, Upgrades};
 use crate::daemon::ending::Ending;
-use crate::daemon::{inherited, spawn, systemd};
+use crate::daemon::{inherited, spawn, systemd, user};
 use crate::net::bind::Offer;
 
 /// What is not passed on to the new process, because it is for this one alone.
@@ -325,7 +325,10 @@ struct New(Option<Child>);
 
 impl New {
     fn start(program: &Path, args: &[OsString], channel: Channel) -> Result<New, String> {
-        let refused = |error| format!("cannot start {}: {error}", program.display());
+        let refused = |error: io::Error| {
+            let text = format!("cannot start {}: {error}", program.display());
+            format!("{text}{}", user::remedy(&text))
+        };
         // Nothing else starts programs, so nothing else inherits it.
         let number = channel.let_inherit(true).map_err(refused)?;
         let mut command = Command::new(program);

@@ -70,6 +70,24 @@ impl SocketFile {
         self.is_of_another.store(!is_own, Ordering::Release);
     }
 
+    /// Changes the owner of the file, its group, or both.
+    ///
+    /// # Errors
+    /// The system refuses, or there is another file now.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn give_to(&self, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+        match self.is_there()? {
+            true => lchown(&self.path, user, group),
+            false => Err(io::Error::other("the socket file was replaced")),
+        }
+    }
+
+    /// Whether the file at its path is still this one.
+    fn is_there(&self) -> io::Result<bool> {
+        let file = fs::symlink_metadata(&self.path)?;
+        Ok((file.dev(), file.ino()) == (self.device, self.inode))
+    }
+
     /// The absolute path of the file, its device, and its inode number.
     #[cfg(feature = "daemon")]
     pub(crate) fn identity(&self) -> (&Path, u64, u64) {
@@ -83,14 +101,20 @@ impl Drop for SocketFile {
             return;
         }
         let path = self.path.display();
-        let file = fs::symlink_metadata(&self.path);
-        if let Ok(file) = &file
-            && (file.dev(), file.ino()) != (self.device, self.inode)
-        {
-            return log::warn!("the socket file {path} was replaced: not removed");
-        }
-        if let Err(error) = file.and_then(|_| fs::remove_file(&self.path)) {
-            log::warn!("cannot remove the socket file {path}: {error}");
+        let removed = match self.is_there() {
+            Ok(false) => return log::warn!("the socket file {path} was replaced: not removed"),
+            Ok(true) => fs::remove_file(&self.path),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            let remedy = match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "; the next start replaces it, and removes it at its end if its user may write the \
+                     directory"
+                }
+                _ => "",
+            };
+            log::warn!("cannot remove the socket file {path}: {error}{remedy}");
         }
     }
 }
