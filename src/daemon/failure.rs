@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::settings::{Origin, Setting, Settings};
-use super::{FAILED, USAGE};
+use super::{FAILED, USAGE, sandbox, user};
 use crate::error::StartError;
 
 /// Why the daemon ended without being told to.
@@ -44,6 +44,18 @@ impl Failure {
             _ => text,
         };
         Failure { code, text }
+    }
+}
+
+/// What to do about this error, if it may be one because the process has given up rights. Follows the text
+/// of the error.
+pub(super) fn remedy(error: &str) -> String {
+    let is_of_rights = ["(os error 1)", "(os error 13)"].iter().any(|code| error.contains(code));
+    let reasons: Vec<String> =
+        user::reason().into_iter().chain(sandbox::reason().map(str::to_owned)).collect();
+    match is_of_rights && !reasons.is_empty() {
+        true => format!("; {}: allow it what it needs, or restart it", reasons.join(" and ")),
+        false => String::new(),
     }
 }
 

@@ -32,6 +32,7 @@ use listeners::Listeners;
 use logger::Logger;
 use operations::Operations;
 use reload::Reloader;
+use sandbox::Sandbox;
 use settings::{Settings, Sources};
 use upgrade::{Takeover, Upgrader};
 use user::User;
@@ -58,6 +59,7 @@ mod operations;
 mod rates;
 mod reload;
 mod report;
+mod sandbox;
 mod settings;
 mod systemd;
 #[cfg(test)]
@@ -81,6 +83,9 @@ const PROGRAM_BYTES: u64 = 8 << 20;
 /// the reloads also reads the settings again: without optimisation, clap needs more than 256 KiB of
 /// stack for as many flags.
 const HELPER_STACK_BYTES: usize = 1 << 20;
+
+/// What an upgrade says of a sandbox that the new settings do not want.
+const OFF_NOW: &str = ", although sandbox is off now: a restart ends it";
 
 /// Minimum time between two lines for SIGUSR1, or for SIGHUP, regardless of how many signals arrive.
 const SIGNAL_LINE_GAP: Duration = Duration::from_millis(100);
@@ -139,13 +144,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if cli.check {
         return check::run(&cli, &mut io::stdout().lock(), &mut io::stderr().lock());
     }
-    // Before there are threads, because it is a property of each.
-    if cli.user.is_some()
-        && let Err(error) = rustix::thread::set_no_new_privs(true)
-    {
-        let _ = writeln!(io::stderr(), "echopool: cannot set no_new_privs (--user): {error}");
-        return ExitCode::from(FAILED);
-    }
+    let sandbox = match begin_giving_up(&cli, &sources, takeover.as_ref()) {
+        Ok(sandbox) => sandbox,
+        Err(text) => {
+            let _ = writeln!(io::stderr(), "echopool: {text}");
+            if let Some(takeover) = &takeover {
+                takeover.fail(&text);
+            }
+            return ExitCode::from(FAILED);
+        }
+    };
     let log = match Logger::start(cli.log, cli.log_format, cli.log_limit) {
         Ok(log) => log,
         Err(error) => {
@@ -156,7 +164,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     cli.settings.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let log = Arc::new(log);
-    let code = match serve(cli, sources, &log, &mut takeover) {
+    let code = match serve(cli, sources, &log, sandbox.as_ref(), &mut takeover) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(takeover) = &takeover {
@@ -172,11 +180,30 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     code
 }
 
+/// Begins to give up what `--user` and `--sandbox` say, before there are threads: these are properties of
+/// each.
+fn begin_giving_up(
+    cli: &Cli,
+    sources: &Sources,
+    takeover: Option<&Takeover>,
+) -> Result<Option<Sandbox>, String> {
+    if cli.user.is_some() || cli.sandbox {
+        rustix::thread::set_no_new_privs(true)
+            .map_err(|error| format!("cannot set no_new_privs (--user, --sandbox): {error}"))?;
+    }
+    if takeover.is_some_and(|takeover| takeover.is_sandboxed) {
+        sandbox::inherit();
+        return Ok(None);
+    }
+    cli.sandbox.then(|| Sandbox::begin(cli, sources)).transpose()
+}
+
 /// `takeover` is what an earlier process passes on. It is `None` once this one has taken over.
 fn serve(
     cli: Cli,
     sources: Sources,
     log: &Arc<Logger>,
+    sandbox: Option<&Sandbox>,
     takeover: &mut Option<Takeover>,
 ) -> Result<(), Failure> {
     let settings = cli.settings.clone();
@@ -188,9 +215,13 @@ fn serve(
     if let Some(takeover) = takeover {
         log::info!("taking over from process {}", takeover.process);
         takeover.give(&mut config.listen).map_err(Failure::new)?;
+        if takeover.is_sandboxed {
+            let (other, off) = (takeover.process, if cli.sandbox { "" } else { OFF_NOW });
+            log::info!("sandbox: that of process {other} stays{off}");
+        }
     }
-    // Nobody is served before the process has the rights that it keeps.
-    config.starts_stopped = takeover.is_some() || user.is_some();
+    let starts_stopped = starts_stopped(&cli, takeover.as_ref());
+    config.starts_stopped = starts_stopped;
     // Before the server starts: from here on, a signal is kept until it can be handled.
     let signals = inherited::catch(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
@@ -220,10 +251,11 @@ fn serve(
             .and_then(|()| user.become_it())
             .map_err(Failure::new)?;
     }
+    sandbox.map_or(Ok(()), Sandbox::complete).map_err(Failure::new)?;
     let admin_at = admin.as_ref().map_or(&[][..], Admin::endpoints).to_owned();
     let ending = Arc::new(Ending::new(server, admin, cli.end_times()));
     // Before there is a thread for signals, which could end it meanwhile.
-    if takeover.is_none() && user.is_some() {
+    if takeover.is_none() && starts_stopped {
         ending.begin_accepting(&[]);
     }
     let upgrades = takeover.as_ref().map_or_else(Default::default, |takeover| takeover.upgrades);
@@ -262,6 +294,12 @@ fn serve(
     }
 }
 
+/// Whether nobody is to be served before this process has taken over, or has given up what it is to give
+/// up.
+fn starts_stopped(cli: &Cli, takeover: Option<&Takeover>) -> bool {
+    takeover.is_some() || cli.user.is_some() || cli.sandbox
+}
+
 /// Binds the address of `--admin`, before the server starts and accepts clients.
 fn bind_admin(
     at: &ListenAddress,
@@ -281,7 +319,7 @@ fn bind_admin(
         other => Failure::of_start(&other, settings),
     })?;
     let listener = listener.replaceable(&endpoints).map_err(Failure::new)?;
-    let is_stopped = takeover.is_some() || cli.user.is_some();
+    let is_stopped = starts_stopped(cli, takeover.as_ref());
     let listener = if is_stopped { listener.stopped() } else { listener };
     let listener = cli.admin_host.iter().fold(listener, |one, name| one.allow_host(name));
     Ok(match admin_token(cli)? {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::cli::Cli;
 use super::ending::Ending;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::listeners::{Listeners, NotPlanned, Plan};
 use super::logger::Logger;
 use super::rates::Rates;
 use super::settings::{Change, Settings, Sources};
-use super::{systemd, user};
+use super::systemd;
 use crate::builtin::OfListener;
 use crate::config::Config;
 use crate::error::StartError;
@@ -110,7 +110,7 @@ impl Reloader {
         }
         let (level, status) = match result {
             Err(text) => {
-                let remedy = user::remedy(&text);
+                let remedy = failure::remedy(&text);
                 (log::Level::Error, format!("nothing is changed: {text}{remedy}"))
             }
             Ok(Reloaded { changed, fixed }) => {
@@ -145,7 +145,7 @@ impl Reloader {
                 Err(error) => {
                     all = false;
                     let text = error.to_string();
-                    let remedy = user::remedy(&text);
+                    let remedy = failure::remedy(&text);
                     log::error!(
                         "{why}: the certificates of {endpoint} are unchanged: {text}{remedy}"
                     );

@@ -154,17 +154,9 @@ fn no_entry(what: &str, name: &str, remedy: &str) -> String {
     format!("there is no {what} {name}; make it ({remedy} {name}), or name another one")
 }
 
-/// What to do about this error, if it may be one because the process has become another user. Follows
-/// the text of the error.
-pub(super) fn remedy(error: &str) -> String {
-    let is_of_rights = ["(os error 1)", "(os error 13)"].iter().any(|code| error.contains(code));
-    match BECOME.get().filter(|_| is_of_rights) {
-        None => String::new(),
-        Some(user) => format!(
-            "; the daemon has become the user {user} (--user): give that user the right to it, or restart \
-             the daemon"
-        ),
-    }
+/// Why an operation may have been refused, if the process has become another user.
+pub(super) fn reason() -> Option<String> {
+    BECOME.get().map(|user| format!("the daemon has become the user {user} (--user)"))
 }
 
 #[cfg(test)]

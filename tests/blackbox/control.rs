@@ -40,9 +40,14 @@ impl Drop for TokenFile {
 
 /// A daemon with an admin address and a token.
 pub fn start(flags: &[&str]) -> Daemon {
+    start_under("true", flags)
+}
+
+/// The same, after a shell command in the same process.
+pub fn start_under(shell: &str, flags: &[&str]) -> Daemon {
     let token = TokenFile::new(&format!("{TOKEN}\n"));
     let admin = ["--admin", "127.0.0.1:0", "--admin-token-file", token.path()];
-    Daemon::start(&[&admin[..], flags].concat())
+    Daemon::start_under(shell, &[&admin[..], flags].concat())
 }
 
 /// Sends a POST with these header fields. Returns the status and the body.

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::admin::{connect, get, metric};
 use crate::config::ConfigFile;
-use crate::control::{authorized, start};
-use crate::harness::{Client, Daemon, Fleet, eventually, have, skip};
+use crate::control::{authorized, start, start_under};
+use crate::harness::{Client, Daemon, Fleet, NO_SANDBOX, eventually, have, skip};
 use crate::startup::{WITHOUT_IPV6, free_port};
 
 /// An address that nothing else uses.
@@ -371,7 +371,8 @@ fn a_listener_that_comes_back_has_its_number_and_its_clients_and_accepts() {
 fn a_unix_socket_is_added_with_its_file_and_removed_with_it() {
     let path: PathBuf = std::env::temp_dir().join(format!("echopool-l-{}", std::process::id()));
     let (at, unix) = (fresh(), format!("unix://{}?mode=600", path.display()));
-    let (file, daemon) = start_with(&[&at.to_string()]);
+    let file = ConfigFile::new(&listen(&[&at.to_string()]));
+    let daemon = start_under(NO_SANDBOX, &["--config", file.path(), "--workers", "2"]);
     let mut clients: Vec<UnixStream> = Vec::new();
     for _ in 0..3 {
         file.write(&listen(&[&at.to_string(), &unix]));

@@ -26,6 +26,7 @@ mod memory;
 mod numbers;
 mod peers;
 mod proxy;
+mod sandbox;
 mod scale;
 mod seeds;
 mod services;

@@ -144,6 +144,12 @@ def ping(client, data):
     assert exactly(client, len(data)) == data
 ";
 
+/// Checks that an echo service with the certificate of the directory echoes.
+pub fn assert_echoes(directory: &Directory, at: SocketAddr) {
+    let echoes = "for size in 1, 1000, 40000: ping(connect(args[0]), os.urandom(size))";
+    directory.python(echoes, &[&at.port().to_string()], b"");
+}
+
 fn port(daemon: &Daemon) -> String {
     daemon.address().port().to_string()
 }

@@ -17,7 +17,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::admin::{connect, get};
 use crate::config::{ConfigFile, make_pipe, other_end};
 use crate::control::{TOKEN, TokenFile, authorized};
-use crate::harness::{Client, Daemon, Fleet, GUARD, binary, eventually, have, meanwhile};
+use crate::harness::{
+    Client, Daemon, Fleet, GUARD, NO_SANDBOX, binary, eventually, have, meanwhile,
+};
 use crate::listeners::{fresh, listen};
 use crate::systemd::passing;
 use crate::tls::Directory;
@@ -203,7 +205,7 @@ fn clients_of_every_kind_of_address_notice_nothing_of_upgrades() {
 fn what_is_no_new_version_changes_nothing() {
     let config = crate::config::ConfigFile::new("linger = '1s'\n");
     let flags = ["--upgrade-timeout", "1s", "--config", config.path()];
-    let upgraded = Upgraded::start(&flags);
+    let upgraded = Upgraded::start_under(NO_SANDBOX, &flags);
     let mut client = Client::connect(upgraded.daemon.address());
     let real = fs::canonicalize(binary()).expect("the program");
     let older = format!("first=$1; shift; exec {} \"$@\" \"$first\"", real.display());
@@ -259,7 +261,8 @@ fn what_is_no_new_version_changes_nothing() {
 
 #[test]
 fn a_second_upgrade_and_one_of_an_ending_daemon_are_refused() {
-    let mut upgraded = Upgraded::start(&["--upgrade-timeout", "1m", "--drain-timeout", "1m"]);
+    let mut upgraded =
+        Upgraded::start_under(NO_SANDBOX, &["--upgrade-timeout", "1m", "--drain-timeout", "1m"]);
     let mut client = Client::connect(upgraded.daemon.address());
     client.ping(10);
     upgraded.install("exec sleep 61");
@@ -279,7 +282,7 @@ fn a_second_upgrade_and_one_of_an_ending_daemon_are_refused() {
 
 #[test]
 fn what_a_new_process_would_not_know_is_not_changed_while_it_starts() {
-    let upgraded = Upgraded::start(&["--upgrade-timeout", "1m"]);
+    let upgraded = Upgraded::start_under(NO_SANDBOX, &["--upgrade-timeout", "1m"]);
     let fail = upgraded.folder.join("fail");
     let until = format!("until test -e {}; do sleep 0.01; done; exit 1", fail.display());
     upgraded.install(&until);
@@ -389,7 +392,7 @@ fn an_end_between_go_and_the_new_process_serving_waits_until_the_sockets_are_lef
     if !have("python3") {
         return;
     }
-    let mut upgraded = Upgraded::start(&["--drain-timeout", "1m"]);
+    let mut upgraded = Upgraded::start_under(NO_SANDBOX, &["--drain-timeout", "1m"]);
     let mut client = Client::connect(upgraded.daemon.address());
     client.ping(10);
     let program = upgraded.folder.join("slow.py");
@@ -611,7 +614,8 @@ fn the_service_manager_follows_the_new_process() {
         path.display(),
         passing(&["web=tcp"])
     );
-    let mut upgraded = Upgraded::start_under(&shell, &["--listen", "framed://fd:web"]);
+    let mut upgraded =
+        Upgraded::start_under(&format!("{NO_SANDBOX}; {shell}"), &["--listen", "framed://fd:web"]);
     let address = upgraded.daemon.address();
     let ready = |process: &str| {
         // For all of them: the watchdog is fed meanwhile.

@@ -178,7 +178,8 @@ fn after_a_low_port_is_bound_every_thread_is_the_other_user() {
     let udp = format!("udp://{at}");
     let flags = ["--listen", &at, "--listen", &url, "--listen", &udp, "--user", "nobody"];
     let more = ["--admin", "127.0.0.1:0", "--stats-interval", "1h"];
-    let daemon = Daemon::start(&[&flags[..], &more].concat());
+    let in_groups = r#"exec setpriv --groups=4,24 "$0" "$@""#;
+    let daemon = Daemon::start_under(in_groups, &[&flags[..], &more].concat());
     assert_eq!(daemon.address().to_string(), at);
     assert_is(daemon.pid(), NOBODY, NOBODY);
     daemon.wait_lines(1, "the process is the user nobody now: uid=65534 gid=65534");

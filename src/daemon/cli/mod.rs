@@ -174,6 +174,12 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "USER[:GROUP]", value_parser = user)]
     pub(crate) user: Option<Owner>,
 
+    /// Give up all files and system calls that the daemon does not need (Landlock, seccomp); an
+    /// upgrade does not end this
+    #[arg(long, value_name = "WHETHER", action = ArgAction::Set, num_args = 0..=1)]
+    #[arg(require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) sandbox: bool,
+
     /// Log the rates at this interval, at least 100ms [default: never]
     #[arg(long, value_name = "TIME", value_parser = stats_interval)]
     pub(crate) stats_interval: Option<Duration>,

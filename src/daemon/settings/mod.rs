@@ -149,6 +149,12 @@ impl Sources {
         &self.args
     }
 
+    /// The path of the configuration file, if there is one.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        let matches = Cli::clap().try_get_matches_from(&self.args).ok()?;
+        self.config_file(&matches)
+    }
+
     /// Reads all settings.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ mod takeover;
 mod upgrader;
 
 pub(super) use takeover::Takeover;
-pub(super) use upgrader::Upgrader;
+pub(super) use upgrader::{Upgrader, program};
 
 /// The version of the messages. A process that does not know it takes nothing over.
 const VERSION: u32 = 1;
@@ -53,6 +53,10 @@ struct Opening {
     upgrades: Upgrades,
     /// How many groups follow.
     groups: usize,
+    /// Whether the process is in a [sandbox](super::sandbox), which the new one then is in too. Versions
+    /// without sandboxes do not say.
+    #[serde(default)]
+    is_sandboxed: bool,
 }
 
 /// The sockets of an address. They come with the message.

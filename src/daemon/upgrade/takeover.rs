@@ -22,6 +22,8 @@ pub(in crate::daemon) struct Takeover {
     channel: Channel,
     pub(in crate::daemon) process: u32,
     pub(in crate::daemon) upgrades: Upgrades,
+    /// Whether this process is in the sandbox of the other.
+    pub(in crate::daemon) is_sandboxed: bool,
     /// Those that were taken are `None`.
     groups: Vec<Option<(Group, Vec<OwnedFd>)>>,
     taken: Vec<usize>,
@@ -49,6 +51,7 @@ impl Takeover {
             channel,
             process: 0,
             upgrades: Upgrades::default(),
+            is_sandboxed: false,
             groups: Vec::new(),
             taken: Vec::new(),
             stopped: Vec::new(),
@@ -67,14 +70,15 @@ impl Takeover {
     fn receive(&mut self) -> Result<(), String> {
         let gone = || "the process that started this one has ended".to_owned();
         let opening = self.channel.receive::<Opening>(None).map_err(|error| error.to_string())?;
-        let (Opening { version, process, upgrades, groups }, _) = opening.ok_or_else(gone)?;
+        let (opening, _) = opening.ok_or_else(gone)?;
+        let Opening { version, process, upgrades, groups, is_sandboxed } = opening;
         if version != VERSION {
             return Err(format!(
                 "the running process upgrades with version {version} of the messages, this program \
                  has {VERSION}: restart the daemon"
             ));
         }
-        (self.process, self.upgrades) = (process, upgrades);
+        (self.process, self.upgrades, self.is_sandboxed) = (process, upgrades, is_sandboxed);
         let mut passed = Vec::new();
         for _ in 0..groups {
             let group = self.channel.receive::<Group>(None).map_err(|error| error.to_string())?;

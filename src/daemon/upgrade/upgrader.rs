@@ -17,7 +17,7 @@ use super::connections::{self, Lines};
 use super::{ARGUMENT, File, Go, Group, Moves, Opening, Reply, Role, VERSION};
 use crate::admin::{Admin, Upgrades};
 use crate::daemon::ending::Ending;
-use crate::daemon::{inherited, spawn, systemd, user};
+use crate::daemon::{failure, inherited, sandbox, spawn, systemd};
 use crate::net::bind::Offer;
 
 /// What is not passed on to the new process, because it is for this one alone.
@@ -207,7 +207,9 @@ impl Upgrader {
             let upgrades = Upgrades { done: upgrades.done + 1, ..upgrades };
             let groups = listen.len() + of_admin.len() + passed.len();
             let process = std::process::id();
-            own.send(&Opening { version: VERSION, process, upgrades, groups }, &[])?;
+            let is_sandboxed = sandbox::is_on();
+            let opening = Opening { version: VERSION, process, upgrades, groups, is_sandboxed };
+            own.send(&opening, &[])?;
             for offer in &listen {
                 send(&own, Role::Listen, offer, stopped.contains(&offer.number))?;
             }
@@ -327,7 +329,7 @@ impl New {
     fn start(program: &Path, args: &[OsString], channel: Channel) -> Result<New, String> {
         let refused = |error: io::Error| {
             let text = format!("cannot start {}: {error}", program.display());
-            format!("{text}{}", user::remedy(&text))
+            format!("{text}{}", failure::remedy(&text))
         };
         // Nothing else starts programs, so nothing else inherits it.
         let number = channel.let_inherit(true).map_err(refused)?;
@@ -393,7 +395,7 @@ impl Drop for New {
 /// The path of the program, found at start: later the file at it may be another one, which is what an
 /// upgrade is for. `name` is what the process was called by. If that does not lead to the program, the
 /// system says where it is; symbolic links are then resolved.
-fn program(name: &OsStr) -> PathBuf {
+pub(in crate::daemon) fn program(name: &OsStr) -> PathBuf {
     let running = env::current_exe().unwrap_or_default();
     let named = match Path::new(name).components().count() {
         1 => {

@@ -170,6 +170,21 @@ impl ListenAddress {
         };
         Ok(ListenAddress { at, transport, proxy })
     }
+
+    /// The transport of the connections.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn transport(&self) -> &TransportOptions {
+        &self.transport
+    }
+
+    /// The path of the socket file, if there is one.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn socket_file(&self) -> Option<&std::path::Path> {
+        match &self.at {
+            At::Unix(address) => address.path(),
+            At::Address(_) | At::Port(_) | At::Name(..) => None,
+        }
+    }
 }
 
 impl At {

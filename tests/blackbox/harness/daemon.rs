@@ -432,10 +432,17 @@ pub fn binary() -> OsString {
     named.unwrap_or_else(|| env!("CARGO_BIN_EXE_echopool").into())
 }
 
+/// A shell command with which a daemon is in no sandbox although `BLACKBOX_SANDBOX` is set: for tests that
+/// let it start other programs, or listen in directories that it did not know at start.
+pub const NO_SANDBOX: &str = "unset ECHOPOOL_SANDBOX";
+
 /// The command that runs the daemon through `exec` of a shell.
 fn command(shell: &str, flags: &[&str]) -> Command {
     obey_ignored_signals();
     let mut command = Command::new("sh");
+    if std::env::var_os("BLACKBOX_SANDBOX").is_some() {
+        command.env("ECHOPOOL_SANDBOX", "true");
+    }
     command.arg("-c").arg(format!("{shell} && exec \"$0\" \"$@\"")).arg(binary()).args(flags);
     command
 }

@@ -7,7 +7,7 @@ mod log;
 mod process;
 
 pub use client::Client;
-pub use daemon::{Daemon, binary, lines, run_to_end};
+pub use daemon::{Daemon, NO_SANDBOX, binary, lines, run_to_end};
 pub use fleet::{Fate, Fleet};
 pub use log::named_values;
 pub use process::{have, run_with_input, trace_accepts};
