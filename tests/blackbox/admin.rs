@@ -276,7 +276,7 @@ fn a_daemon_is_ready_until_a_signal_and_its_listeners_close_after_the_drain_dela
     assert_eq!(get(&daemon, "/readyz").0, 503);
     drop(kept);
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
-    let order = ["SIGTERM: not ready any more", "] draining, ", "ended, every connection finished"];
+    let order = ["SIGTERM: no longer ready", "] draining, ", "ended, every connection finished"];
     let log = daemon.log();
     let places = order.map(|text| log.find(text).unwrap_or_else(|| panic!("no {text}: {log}")));
     assert!(places.is_sorted(), "{log}");

@@ -262,7 +262,7 @@ fn what_cannot_be_listened_on_is_refused_with_the_remedy() {
     let cases: [(String, Option<i32>, &str); 6] = [
         (long, USAGE, "at most 107"),
         (directory.url("unix", "precious"), FAILED, "not a socket; remove it"),
-        (directory.url("unix", "no/e.sock"), FAILED, "make the directory"),
+        (directory.url("unix", "no/e.sock"), FAILED, "create the directory"),
         ("unix://@name?mode=0600".into(), USAGE, "no file"),
         (directory.url("unix", "e.sock") + "?owner=no-such-user", FAILED, "no user 'no-such-user'"),
         (directory.url("unix", "e.sock") + "?mode=999", USAGE, "octal"),

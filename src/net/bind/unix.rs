@@ -456,7 +456,7 @@ mod tests {
         let directory = Directory::new();
         let at = UnixAddress::from_path(directory.0.join("no/e.sock")).unwrap();
         let error = bind(&at, &UnixOptions::default(), 1, 16).unwrap_err().to_string();
-        assert!(error.contains("open: ") && error.contains("make the directory"), "{error}");
+        assert!(error.contains("open: ") && error.contains("create the directory"), "{error}");
     }
 
     #[test]
