@@ -261,7 +261,7 @@ fn a_reload_does_what_the_user_may_and_says_what_only_root_can() {
     // A key of root, and then one of everybody.
     mode(0o600);
     daemon.signal(Signal::HUP);
-    let wrong = daemon.wait_lines(1, "stay as they were").remove(0);
+    let wrong = daemon.wait_lines(1, "are unchanged").remove(0);
     assert!(
         wrong.contains("Permission denied (os error 13); the daemon has become the user nobody"),
         "{wrong}"

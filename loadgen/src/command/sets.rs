@@ -158,7 +158,7 @@ pub mod tests {
 
     /// The comparison of two valid runs that are equal.
     pub fn summary() -> ComparisonSummary {
-        compare(&["a", "b"].map(|name| vec![part(name, &report())]), &[]).0
+        compare(&mut ["a", "b"].map(|name| vec![part(name, &report())]), &[]).0
     }
 
     /// A run whose latencies are around this many microseconds.
