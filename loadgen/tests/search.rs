@@ -72,7 +72,7 @@ fn a_limit_that_no_rate_keeps_is_missed() {
         ended.complains("searching: 68/s: ");
         is_missed(ended)
     });
-    ended.says("\nHighest rate: none was found that keeps p50<150ms; not 34/s: p50<150ms missed (");
+    ended.says("\nHighest rate: no rate keeps p50<150ms; not 34/s: p50<150ms missed (");
     ended.says("\nVerdict: not-kept (");
     assert!(!ended.stderr.contains("loadgen: not-kept"), "the report says it: {}", ended.stderr);
     let ended = search_until(&format!("{flags} --output-format json"), |ended| {

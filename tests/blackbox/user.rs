@@ -269,7 +269,7 @@ fn a_reload_does_what_the_user_may_and_says_what_only_root_can() {
     mode(0o644);
     folder.write("echopool.toml", &settings("", 2));
     daemon.signal(Signal::HUP);
-    daemon.wait_lines(1, "get the certificates as they are now");
+    daemon.wait_lines(1, "use the current certificates");
     daemon.wait_lines(1, "linger 1s -> 2s");
 
     // A listener that everybody may have, and then one that only root may have.
