@@ -594,6 +594,18 @@ pub mod tests {
         assert_eq!(*read, comparison);
     }
 
+    #[test]
+    fn what_a_link_did_is_not_taken_for_a_run() {
+        let link = crate::report::html::tests::link();
+        let text = serde_json::to_string(&link).expect("JSON");
+        let error = summary(&text).expect_err("it is no run");
+        assert_eq!(error, "what a link did, and not the summary of a run");
+        let Ok(SavedResult::Link(read)) = SavedResult::parse(&text) else {
+            panic!("it is not read as what a link did");
+        };
+        assert_eq!(*read, link);
+    }
+
     /// The keys that the first version did not have.
     const ADDED: [&str; 29] = [
         "stamp",

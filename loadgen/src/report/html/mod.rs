@@ -15,7 +15,7 @@ mod charts;
 mod link;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod verdict;
 
 use echopool::internals::uplot;

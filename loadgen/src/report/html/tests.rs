@@ -317,7 +317,7 @@ fn direction(from: u64) -> LinkDirection {
     }
 }
 
-fn link() -> LinkSummary {
+pub fn link() -> LinkSummary {
     LinkSummary::new(4_711, direction(1_000), direction(2_000))
 }
 

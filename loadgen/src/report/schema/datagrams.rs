@@ -36,7 +36,7 @@ impl StampSummary {
         // Clocks that nothing was measured with contradict nothing.
         let known = [self, other].map(|one| one.clocks_agree || one.is_empty());
         let clocks_agree = known == [true; 2] && (self.clocks_agree || other.clocks_agree);
-        let reasons = [self, other].into_iter().filter(|one| !clocks_agree && !one.is_empty());
+        let reasons = [self, other].into_iter().filter(|one| !one.is_empty());
         let reason = reasons.chain([self]).find_map(|one| one.clocks_reason.clone());
         Ok(StampSummary {
             round_trip: self.round_trip.plus(&other.round_trip)?,
@@ -105,4 +105,58 @@ fn mean(means: [(u64, u64); 2]) -> u64 {
     let count: u64 = means.iter().map(|(_, count)| count).sum();
     let sum: u64 = means.iter().map(|(mean, count)| mean * count).sum();
     sum / count.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::distinct::stamp_report;
+    use crate::report::schema::RunSummary;
+
+    fn stamp(nth: u64) -> StampSummary {
+        RunSummary::new(&stamp_report(nth)).stamp.expect("it was against a reflector")
+    }
+
+    #[test]
+    fn clocks_disagree_for_the_reason_of_the_run_that_has_replies() {
+        let agrees = stamp(0);
+        assert!(agrees.clocks_agree && agrees.clocks_reason.is_none());
+        let because = |why: &str, one: StampSummary| StampSummary {
+            clocks_agree: false,
+            clocks_reason: Some(why.into()),
+            ..one
+        };
+        let disagrees = because("theirs", stamp(1));
+        let mut silent = because("no reply", stamp(1));
+        silent.round_trip.percentiles.count = 0;
+        for (one, other, reason) in [
+            (&agrees, &disagrees, Some("theirs")),
+            (&disagrees, &agrees, Some("theirs")),
+            (&silent, &disagrees, Some("theirs")),
+            (&disagrees, &silent, Some("theirs")),
+            (&silent, &silent, Some("no reply")),
+            (&agrees, &silent, None),
+            (&silent, &agrees, None),
+        ] {
+            let sum = one.plus(other).expect("well-formed histograms");
+            assert_eq!(sum.clocks_reason.as_deref(), reason);
+            assert_eq!(sum.clocks_agree, reason.is_none());
+        }
+    }
+
+    #[test]
+    fn distributions_without_a_value_have_no_name() {
+        let mut stamp = stamp(0);
+        let names = |stamp: &StampSummary| -> Vec<&str> {
+            stamp.by_name().into_iter().map(|(name, _)| name).collect()
+        };
+        let all = ["round_trip", "residence", "there_variation", "back_variation"];
+        assert_eq!(names(&stamp), [&all[..], &["there_delay", "back_delay"]].concat());
+        stamp.residence.percentiles.count = 0;
+        stamp.there.delay = None;
+        assert_eq!(
+            names(&stamp),
+            ["round_trip", "there_variation", "back_variation", "back_delay"]
+        );
+    }
 }
