@@ -340,7 +340,10 @@ fn what_cannot_be_measured_is_refused() {
         ),
         ("stamp:// -n 1", "loadgen starts no server for udp: give an address"),
         ("stamp+tcp://127.0.0.1:9 -n 1", "stamp runs over udp only"),
-        ("stamp://127.0.0.1:9 -n 1 --lifetime 3", "--lifetime is about connections"),
+        (
+            "stamp://127.0.0.1:9 -n 1 --lifetime 3",
+            "--lifetime applies to connections, and udp has none",
+        ),
     ] {
         loadgen(flags).expect(2).complains(reason);
     }
