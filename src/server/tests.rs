@@ -234,9 +234,10 @@ fn a_worker_that_fails_with_a_full_inbox_ends_the_server() {
     let server = Server::start(config, || Fails).unwrap();
     let address = server.local_endpoints()[0].socket_addr().unwrap();
     let server = FAILS.get_or_init(|| server);
-    // The kernel chooses the worker of a client. Later ones are refused once the worker has failed.
+    // The kernel chooses the worker of a client, so there are enough clients that one is the first
+    // worker's. Later ones are refused once the worker has failed.
     let first = TcpStream::connect(address).unwrap();
-    let _clients: Vec<_> = (0..7).map_while(|_| TcpStream::connect(address).ok()).collect();
+    let _clients: Vec<_> = (0..63).map_while(|_| TcpStream::connect(address).ok()).collect();
     let (ended, end) = mpsc::channel();
     thread::spawn(move || ended.send(server.wait()));
     assert_eq!(end.recv_timeout(GUARD / 4), Ok(Drained::Failed));
