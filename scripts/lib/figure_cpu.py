@@ -32,7 +32,8 @@ def measure(setup):
         if setup.case and setup.case not in title:
             continue
         scaled = setup.scaled(load)
-        rounds = _measure_case(setup, scaled)
+        servers = {name: (command, scaled) for name, command in setup.servers.items()}
+        rounds = measure_case(setup, servers, sample)
         if scaled != load:
             title += f" (quick: {scaled.connections})"
         raw[title] = rounds
@@ -43,11 +44,12 @@ def measure(setup):
     return Figure("cpu", "CPU per echo, rate and latency", table, raw, notes)
 
 
-def _measure_case(setup, load):
-    """Returns for each round the sample of each server by name."""
+def measure_case(setup, servers, sample):
+    """Returns for each round the sample of each server by name. `servers` has the command and the load
+    of each, and `sample` is called with a server, its client and the length of a slice."""
     with contextlib.ExitStack() as stack:
         pairs = {}
-        for name, command in setup.servers.items():
+        for name, (command, load) in servers.items():
             server = stack.enter_context(Server(command, [setup.server_cpu]))
             client = stack.enter_context(
                 Client(setup.floor_binary, server.address, load, setup.client_cpus))

@@ -4,11 +4,10 @@
 # As in figure_cpu, both servers run at the same time, one is driven at a time for a slice, and
 # ratios are formed within a round.
 
-import contextlib
 import random
 
-from figure_cpu import sample
-from process import Client, Load, Server
+from figure_cpu import measure_case, sample
+from process import Load
 from report import Figure, Table
 from statistic import format_interval, median_with_interval
 
@@ -57,33 +56,16 @@ def _figure(setup, kinds, name, title_of_figure, notes):
                    "rate ratio (95 %)", "p50 us", "p99 us"])
     for title, connections in CASES:
         scaled = setup.scaled(Load(connections)).connections
-        rounds = _measure_case(setup, kinds, scaled)
+        servers = {kind: (setup.echopool(f"{scheme}://127.0.0.1:0", workers=1),
+                          load._replace(connections=scaled))
+                   for kind, (scheme, load) in kinds.items()}
+        rounds = measure_case(setup, servers, sample)
         if scaled != connections:
             title += f" (quick: {scaled})"
         raw[title] = rounds
         _add_rows(table, list(kinds), title, rounds)
         print(f"  {title}: done", flush=True)
     return Figure(name, title_of_figure, table, raw, notes)
-
-
-def _measure_case(setup, kinds, connections):
-    with contextlib.ExitStack() as stack:
-        pairs = {}
-        for kind, (scheme, load) in kinds.items():
-            load = load._replace(connections=connections)
-            command = setup.echopool(f"{scheme}://127.0.0.1:0", workers=1)
-            server = stack.enter_context(Server(command, [setup.server_cpu]))
-            client = stack.enter_context(
-                Client(setup.floor_binary, server.address, load, setup.client_cpus))
-            client.each(1)
-            client.slice(setup.slice_s)
-            pairs[kind] = (server, client)
-        rounds = []
-        for _ in range(setup.rounds):
-            order = list(pairs)
-            random.shuffle(order)
-            rounds.append({kind: sample(*pairs[kind], setup.slice_s) for kind in order})
-        return rounds
 
 
 def _add_rows(table, kinds, title, rounds):

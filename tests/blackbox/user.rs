@@ -103,6 +103,13 @@ impl<'a> Successors<'a> {
         });
         self.all()[before.len()]
     }
+
+    /// Drains the process that serves now, until it has removed the file of its socket.
+    pub fn drain(&self, socket: &str) {
+        let running = *self.all().last().expect("an upgrade");
+        kill_process(running, Signal::TERM).expect("draining it");
+        eventually("it has removed its file", || fs::metadata(socket).is_err());
+    }
 }
 
 impl Drop for Successors<'_> {
@@ -326,10 +333,8 @@ fn a_process_that_takes_over_is_the_user_already() {
             assert_eq!(fs::metadata(&socket).expect("the file").uid(), NOBODY, "round {round}");
             UnixStream::connect(&socket).expect("a client");
         }
-        let last = successors.all()[1];
         drop(client);
-        kill_process(last, Signal::TERM).expect("draining it");
-        eventually("it has removed its file", || fs::metadata(&socket).is_err());
+        successors.drain(&socket);
     }
     eventually("the first process ends", || daemon.try_wait().is_some());
     assert_eq!(daemon.try_wait().expect("ended").code(), Some(0));
@@ -357,11 +362,9 @@ fn who_is_not_root_can_only_stay_who_it_is() {
         return;
     }
     let folder = Folder::new();
-    let as_nobody = |flags: &[&str]| {
-        let become_it = "setpriv --reuid=65534 --regid=65534 --clear-groups";
-        let shell = format!("exec {become_it} {} \"$@\"", folder.path("bin/echopool"));
-        run_to_end(&shell, flags)
-    };
+    let become_it = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let shell = format!("exec {become_it} {} \"$@\"", folder.path("bin/echopool"));
+    let as_nobody = |flags: &[&str]| run_to_end(&shell, flags);
     for flags in [&["--user", "daemon"][..], &["--user", "daemon", "--check"]] {
         let (code, _, err) = as_nobody(flags);
         let wrong =
@@ -369,8 +372,6 @@ fn who_is_not_root_can_only_stay_who_it_is() {
         assert!(code == Some(1) && err.contains(wrong), "{code:?} {err}");
     }
     assert_eq!(as_nobody(&["--user", "nobody", "--check"]).0, Some(0));
-    let become_it = "setpriv --reuid=65534 --regid=65534 --clear-groups";
-    let shell = format!("exec {become_it} {} \"$@\"", folder.path("bin/echopool"));
     let daemon = Daemon::start_under(&shell, &["--user", "nobody:nogroup"]);
     assert_is(daemon.pid(), NOBODY, NOBODY);
     Client::connect(daemon.address()).ping(100);

@@ -143,14 +143,7 @@ fn histogram(
 }
 
 fn parts(runs: &[Saved]) -> Result<Option<PartsSummary>, Failure> {
-    let (first, others) = runs.split_first().expect("at least two");
-    let Some(mut sum) = first.run.parts.clone() else { return Ok(None) };
-    for other in others {
-        let Some(parts) = &other.run.parts else { return Ok(None) };
-        let failed = |why| Failure::Setup(format!("{}: parts: {why}", other.name));
-        sum = sum.plus(parts).map_err(failed)?;
-    }
-    Ok(Some(sum))
+    sum_if_all_have_it(runs, "parts", |run| run.parts.as_ref(), PartsSummary::plus)
 }
 
 fn datagrams(runs: &[Saved]) -> Option<DatagramCounts> {
@@ -159,12 +152,22 @@ fn datagrams(runs: &[Saved]) -> Option<DatagramCounts> {
 }
 
 fn stamp(runs: &[Saved]) -> Result<Option<StampSummary>, Failure> {
+    sum_if_all_have_it(runs, "stamp", |run| run.stamp.as_ref(), StampSummary::plus)
+}
+
+/// The sum of what every run has; `None` if one of them does not have it.
+fn sum_if_all_have_it<T: Clone>(
+    runs: &[Saved],
+    key: &str,
+    of: fn(&RunSummary) -> Option<&T>,
+    plus: fn(&T, &T) -> Result<T, String>,
+) -> Result<Option<T>, Failure> {
     let (first, others) = runs.split_first().expect("at least two");
-    let Some(mut sum) = first.run.stamp.clone() else { return Ok(None) };
+    let Some(mut sum) = of(&first.run).cloned() else { return Ok(None) };
     for other in others {
-        let Some(stamp) = &other.run.stamp else { return Ok(None) };
-        let failed = |why| Failure::Setup(format!("{}: stamp: {why}", other.name));
-        sum = sum.plus(stamp).map_err(failed)?;
+        let Some(one) = of(&other.run) else { return Ok(None) };
+        let failed = |why| Failure::Setup(format!("{}: {key}: {why}", other.name));
+        sum = plus(&sum, one).map_err(failed)?;
     }
     Ok(Some(sum))
 }

@@ -45,8 +45,11 @@ impl<S: Service> Stopped<S> {
         assert_eq!(self.still.get(), STOPPED_FOR, "the process was not stopped");
     }
 
+    /// Connections that are closed, or that are being closed.
     fn closed(&self) -> u64 {
-        self.counters.read().closed_total()
+        let worker = &self.stepped.worker;
+        let closing = worker.open() - worker.recipients().count();
+        self.counters.read().closed_total() + closing as u64
     }
 
     /// Fills the path to the client until the worker cannot send.
@@ -242,8 +245,11 @@ fn a_connection_that_has_waited_for_a_buffer_was_not_idle() {
     // One for its input, one that it waits for, and one to receive into.
     let mut stopped = Stopped::of(wants.clone(), rules, 3);
     let elsewhere = [(); 2].map(|()| stopped.stepped.other.lease().unwrap());
+    stopped.stepped.other.give(false);
     stopped.stepped.client.write_all(b"x").unwrap();
-    stopped.stepped.turns_until("it waits for a buffer", |worker| worker.waiting().len() == 1);
+    stopped.stepped.turns_until("its service waits for a buffer", |worker| {
+        worker.inputs().any(|(_, len)| len == 1) && worker.waiting().len() == 1
+    });
     stopped.let_pass(2 * STOPPED_FOR);
     stopped.turns();
     assert_eq!(stopped.closed(), 0);
