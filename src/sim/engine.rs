@@ -173,6 +173,10 @@ impl SimEngine {
                 Some(self.close(key))
             }
         };
+        if let (true, Some(Outcome::Received(chain))) = (cancelled, &outcome) {
+            let id = self.id(key);
+            self.world.borrow_mut().took_in_vain(id, chain.len());
+        }
         if outcome.is_none() && cancelled { Some(Outcome::Cancelled) } else { outcome }
     }
 

@@ -165,10 +165,18 @@ impl World {
             ended_at: end.fin_sent_at.or(closed_at),
             sent_fin: end.fin_sent && !end.reset,
             taken: end.taken,
-            taken_at_end: if end.fin_sent_at.is_some() { end.taken_at_fin } else { end.taken },
+            taken_at_end: match end.fin_sent_at {
+                Some(_) => end.taken_at_fin,
+                None => end.taken - end.taken_in_vain,
+            },
             fin_received: end.fin_received,
             failed: end.failed,
         }
+    }
+
+    /// A receive that was being cancelled has taken `count` bytes.
+    pub(in crate::sim) fn took_in_vain(&mut self, id: EndpointId, count: usize) {
+        self.endpoints[id].taken_in_vain += count as u64;
     }
 
     /// Whether the other side of this endpoint has neither sent FIN nor had an error injected.
@@ -259,7 +267,7 @@ impl World {
         }
         if !std::mem::replace(&mut endpoint.fin_sent, true) {
             endpoint.fin_sent_at = Some(self.now);
-            endpoint.taken_at_fin = endpoint.taken;
+            endpoint.taken_at_fin = endpoint.taken - endpoint.taken_in_vain;
             endpoint.unseen_at_fin = Some(endpoint.unseen);
             let to = endpoint.other;
             self.post(to, Segment::Fin);

@@ -167,7 +167,9 @@ pub(super) struct Endpoint {
     /// It was reset: after the error was reported once, a receive returns the end of the stream.
     reset: bool,
     closed: bool,
-    /// When this side's FIN went out, and how many bytes it had received by then.
+    /// Bytes that receives have taken while they were being cancelled: who cancels has decided.
+    taken_in_vain: u64,
+    /// When this side's FIN went out, and how many bytes it had received by then, without these.
     fin_sent_at: Option<Time>,
     taken_at_fin: u64,
     /// When it last received bytes.
@@ -201,7 +203,8 @@ pub(super) struct ServerEnd {
     pub(super) ended_at: Option<Time>,
     /// Whether it sent FIN, and was not reset.
     pub(super) sent_fin: bool,
-    /// Bytes that it has received, and had received by then.
+    /// Bytes that it has received; and those that it had received by then, without what came while
+    /// the receive was being cancelled.
     pub(super) taken: u64,
     pub(super) taken_at_end: u64,
     pub(super) fin_received: bool,
