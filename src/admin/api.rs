@@ -10,7 +10,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::AdminState;
 use crate::config::Term;
 use crate::error::CloseReason;
-use crate::shared::counters::{Counts, ROWS, TIMES, Times};
+use crate::shared::counters::{Counts, HistogramRow, ROWS, TIMES};
 use crate::shared::histogram::{Recorded, bounds_nanos};
 
 /// `/api/v1/config`: what the server runs with, including what it derived from the machine.
@@ -166,7 +166,7 @@ impl schemars::JsonSchema for CountsObject {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let property = |row: &crate::shared::counters::Row| {
+        let property = |row: &crate::shared::counters::CounterRow| {
             let schema = serde_json::json!({
                 "type": "integer",
                 "minimum": 0,
@@ -189,7 +189,7 @@ pub(super) struct TimesObject {
 }
 
 /// A histogram for each row of the table that is one.
-struct HistogramsObject(Vec<(&'static Times, Recorded)>);
+struct HistogramsObject(Vec<(&'static HistogramRow, Recorded)>);
 
 /// A histogram.
 #[derive(serde::Serialize)]
@@ -218,7 +218,7 @@ impl schemars::JsonSchema for HistogramsObject {
 
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let one = generator.subschema_for::<HistogramObject>();
-        let property = |times: &Times| {
+        let property = |times: &HistogramRow| {
             let mut schema = one.clone();
             schema.insert("description".to_owned(), times.help().into());
             (times.name.to_owned(), schema.to_value())
@@ -304,7 +304,7 @@ pub(super) fn workers(state: &AdminState) -> WorkersPage {
 }
 
 pub(super) fn times(state: &AdminState) -> TimesObject {
-    let sum = |times: &'static Times| (times, times.sum(state.server.counters()));
+    let sum = |times: &'static HistogramRow| (times, times.sum(state.server.counters()));
     let histograms = HistogramsObject(TIMES.iter().map(sum).collect());
     TimesObject { bounds_ns: bounds_nanos().collect(), histograms }
 }

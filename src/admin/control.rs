@@ -124,8 +124,8 @@ fn refused(status: StatusCode, text: impl std::fmt::Display) -> Refused {
     (status, format!("{text}\n"))
 }
 
-impl From<NotDone> for Failed {
-    fn from(error: NotDone) -> Failed {
+impl From<NotDone> for FailedReply {
+    fn from(error: NotDone) -> FailedReply {
         let status = match error {
             NotDone::Refused(SendError::Gone) => StatusCode::NOT_FOUND,
             NotDone::Refused(SendError::TooLong) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -134,28 +134,28 @@ impl From<NotDone> for Failed {
             }
             NotDone::NoReply => StatusCode::GATEWAY_TIMEOUT,
         };
-        Failed(refused(status, error))
+        FailedReply(refused(status, error))
     }
 }
 
 /// An error that becomes a reply.
-pub(super) struct Failed(pub(super) Refused);
+pub(super) struct FailedReply(pub(super) Refused);
 
-impl IntoResponse for Failed {
+impl IntoResponse for FailedReply {
     fn into_response(self) -> Response {
         self.0.into_response()
     }
 }
 
-impl From<PathRejection> for Failed {
-    fn from(error: PathRejection) -> Failed {
-        Failed(refused(StatusCode::BAD_REQUEST, error.body_text()))
+impl From<PathRejection> for FailedReply {
+    fn from(error: PathRejection) -> FailedReply {
+        FailedReply(refused(StatusCode::BAD_REQUEST, error.body_text()))
     }
 }
 
-impl From<QueryRejection> for Failed {
-    fn from(error: QueryRejection) -> Failed {
-        Failed(refused(StatusCode::BAD_REQUEST, error.body_text()))
+impl From<QueryRejection> for FailedReply {
+    fn from(error: QueryRejection) -> FailedReply {
+        FailedReply(refused(StatusCode::BAD_REQUEST, error.body_text()))
     }
 }
 
@@ -174,9 +174,9 @@ impl Turns {
 pub(super) async fn beside<T: Send + 'static>(
     turns: &Turns,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Failed> {
+) -> Result<T, FailedReply> {
     let busy = "too many requests are being carried out: try again";
-    let busy = || Failed(refused(StatusCode::SERVICE_UNAVAILABLE, busy));
+    let busy = || FailedReply(refused(StatusCode::SERVICE_UNAVAILABLE, busy));
     let turn = timeout(PATIENCE, turns.0.clone().acquire_owned()).await.map_err(|_| busy())?;
     let turn = turn.map_err(|_| busy())?;
     let work = move || {
@@ -184,7 +184,8 @@ pub(super) async fn beside<T: Send + 'static>(
         drop(turn);
         done
     };
-    let failed = |_| Failed(refused(StatusCode::INTERNAL_SERVER_ERROR, "this request has failed"));
+    let failed =
+        |_| FailedReply(refused(StatusCode::INTERNAL_SERVER_ERROR, "this request has failed"));
     spawn_blocking(work).await.map_err(failed)
 }
 
@@ -193,7 +194,7 @@ async fn change<T: Send + 'static>(
     state: &Arc<AdminState>,
     what: String,
     work: impl FnOnce(&AdminState) -> Result<T, NotDone> + Send + 'static,
-) -> Result<T, Failed> {
+) -> Result<T, FailedReply> {
     let of_work = state.clone();
     let done = beside(&state.changes, move || note(&what, work(&of_work)));
     Ok(done.await??)
@@ -214,7 +215,7 @@ fn note<T>(what: &str, done: Result<T, NotDone>) -> Result<T, NotDone> {
 pub(super) async fn disconnect(
     state: Server,
     id: Result<Path<u64>, PathRejection>,
-) -> Result<Json<DisconnectedPage>, Failed> {
+) -> Result<Json<DisconnectedPage>, FailedReply> {
     let Path(id) = id?;
     let number = ConnectionId::from_bits(id);
     let what = format!("disconnecting id={id}");
@@ -225,14 +226,14 @@ pub(super) async fn disconnect(
 pub(super) async fn stop(
     state: Server,
     listener: Result<Path<usize>, PathRejection>,
-) -> Result<Json<AcceptingPage>, Failed> {
+) -> Result<Json<AcceptingPage>, FailedReply> {
     set_accepting(state, listener, false).await
 }
 
 pub(super) async fn start(
     state: Server,
     listener: Result<Path<usize>, PathRejection>,
-) -> Result<Json<AcceptingPage>, Failed> {
+) -> Result<Json<AcceptingPage>, FailedReply> {
     set_accepting(state, listener, true).await
 }
 
@@ -240,14 +241,14 @@ async fn set_accepting(
     state: Server,
     listener: Result<Path<usize>, PathRejection>,
     accepting: bool,
-) -> Result<Json<AcceptingPage>, Failed> {
+) -> Result<Json<AcceptingPage>, FailedReply> {
     let Path(listener) = listener?;
     let Some(endpoint) = state.server.listener(listener) else {
-        return Err(Failed(refused(StatusCode::NOT_FOUND, "there is no such listener")));
+        return Err(FailedReply(refused(StatusCode::NOT_FOUND, "there is no such listener")));
     };
     if endpoint.is_datagram() {
         let text = "a listener for datagrams accepts no connections, and cannot be stopped";
-        return Err(Failed(refused(StatusCode::CONFLICT, text)));
+        return Err(FailedReply(refused(StatusCode::CONFLICT, text)));
     }
     let what = if accepting { "accepting again" } else { "accepting stopped" };
     let what = format!("{what} at listener={listener} {endpoint}");
@@ -261,13 +262,13 @@ async fn set_accepting(
     Ok(Json(AcceptingPage { listener, accepting }))
 }
 
-pub(super) async fn drain(state: Server) -> Result<(StatusCode, Json<DrainingPage>), Failed> {
+pub(super) async fn drain(state: Server) -> Result<(StatusCode, Json<DrainingPage>), FailedReply> {
     let operations = operations(&state)?;
     beside(&state.endings, move || operations.drain()).await?;
     Ok((StatusCode::ACCEPTED, Json(DrainingPage { draining: true })))
 }
 
-pub(super) async fn reload(state: Server) -> Result<(StatusCode, Json<ReloadedPage>), Failed> {
+pub(super) async fn reload(state: Server) -> Result<(StatusCode, Json<ReloadedPage>), FailedReply> {
     let operations = operations(&state)?;
     let reload = move || unless_replaced(Some(&*operations), || operations.reload());
     let result = beside(&state.changes, reload).await??;
@@ -275,7 +276,9 @@ pub(super) async fn reload(state: Server) -> Result<(StatusCode, Json<ReloadedPa
     Ok(outcome(result, StatusCode::UNPROCESSABLE_ENTITY, page))
 }
 
-pub(super) async fn upgrade(state: Server) -> Result<(StatusCode, Json<UpgradedPage>), Failed> {
+pub(super) async fn upgrade(
+    state: Server,
+) -> Result<(StatusCode, Json<UpgradedPage>), FailedReply> {
     let operations = operations(&state)?;
     let result = beside(&state.changes, move || operations.upgrade()).await?;
     let page = |upgraded, text| UpgradedPage { upgraded, text };
@@ -298,17 +301,17 @@ fn outcome<Page>(
 fn unless_replaced<T>(
     operations: Option<&dyn Operations>,
     change: impl FnOnce() -> T,
-) -> Result<T, Failed> {
+) -> Result<T, FailedReply> {
     let Some(operations) = operations else { return Ok(change()) };
     let (mut change, mut result) = (Some(change), None);
     let done = operations.change(&mut || result = change.take().map(|change| change()));
     let why = done.err().unwrap_or_else(|| "it was not carried out".to_owned());
-    result.ok_or_else(|| Failed(refused(StatusCode::CONFLICT, &why)))
+    result.ok_or_else(|| FailedReply(refused(StatusCode::CONFLICT, &why)))
 }
 
-fn operations(state: &AdminState) -> Result<Arc<dyn Operations>, Failed> {
+fn operations(state: &AdminState) -> Result<Arc<dyn Operations>, FailedReply> {
     let none =
-        || Failed(refused(StatusCode::NOT_IMPLEMENTED, "this program cannot be asked for it"));
+        || FailedReply(refused(StatusCode::NOT_IMPLEMENTED, "this program cannot be asked for it"));
     state.operations().clone().ok_or_else(none)
 }
 
@@ -326,10 +329,11 @@ pub(super) async fn message(
     state: Server,
     to: Result<extract::Query<Recipients>, QueryRejection>,
     request: Request,
-) -> Result<Json<SentPage>, Failed> {
+) -> Result<Json<SentPage>, FailedReply> {
     let extract::Query(to) = to?;
     let body = timeout(BODY_TIME, Bytes::from_request(request, &()));
-    let too_slow = |_| Failed(refused(StatusCode::REQUEST_TIMEOUT, "the message takes too long"));
+    let too_slow =
+        |_| FailedReply(refused(StatusCode::REQUEST_TIMEOUT, "the message takes too long"));
     let bytes = body.await.map_err(too_slow)?.map_err(unread)?;
     let (queued, refused_by) = match to {
         Recipients { to: Some(id), listener: None } => {
@@ -340,7 +344,10 @@ pub(super) async fn message(
         }
         Recipients { to: None, listener: Some(listener) } => {
             if state.server.listener(listener).is_none() {
-                return Err(Failed(refused(StatusCode::NOT_FOUND, "there is no such listener")));
+                return Err(FailedReply(refused(
+                    StatusCode::NOT_FOUND,
+                    "there is no such listener",
+                )));
             }
             let what = format!("message listener={listener} bytes={}", bytes.len());
             let sent = change(&state, what, move |state| {
@@ -351,12 +358,12 @@ pub(super) async fn message(
         }
         _ => {
             let text = "name either a client (to=ID) or a listener (listener=N)";
-            return Err(Failed(refused(StatusCode::BAD_REQUEST, text)));
+            return Err(FailedReply(refused(StatusCode::BAD_REQUEST, text)));
         }
     };
     Ok(Json(SentPage { queued, refused: refused_by }))
 }
 
-fn unread(error: BytesRejection) -> Failed {
-    Failed(refused(error.status(), error.body_text()))
+fn unread(error: BytesRejection) -> FailedReply {
+    FailedReply(refused(error.status(), error.body_text()))
 }

@@ -47,7 +47,7 @@ const LEAVING_TIME: Duration = Duration::from_secs(1);
 
 /// What the address does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Phase {
+pub(super) enum AdminPhase {
     /// It accepts nothing yet.
     Waits,
     Serves,
@@ -80,32 +80,32 @@ impl Connections {
 }
 
 /// A socket that the address listens on.
-pub(super) enum Listener {
+pub(super) enum AdminSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 /// Serves until the other end of `ended` is dropped.
 pub(super) async fn serve(
-    listeners: Vec<Listener>,
+    listeners: Vec<AdminSocket>,
     pages: Router,
-    phase: watch::Receiver<Phase>,
+    phase: watch::Receiver<AdminPhase>,
     ended: oneshot::Receiver<()>,
 ) {
     let connections = Arc::<Connections>::default();
     for listener in listeners {
         let (connections, pages, mut phase) = (connections.clone(), pages.clone(), phase.clone());
         tokio::spawn(async move {
-            let _ = phase.wait_for(|phase| *phase != Phase::Waits).await;
+            let _ = phase.wait_for(|phase| *phase != AdminPhase::Waits).await;
             let mut until = phase.clone();
-            let leaves = pin!(until.wait_for(|phase| *phase == Phase::Leaves));
+            let leaves = pin!(until.wait_for(|phase| *phase == AdminPhase::Leaves));
             let accepting = pin!(accept(&listener, &connections, &pages, &phase));
             let _ = select(accepting, leaves).await;
         });
     }
     // Nothing is ever sent: this waits until the sender is gone.
     let _ = ended.await;
-    if *phase.borrow() == Phase::Leaves {
+    if *phase.borrow() == AdminPhase::Leaves {
         const LOOK: Duration = Duration::from_millis(5);
         let all_have_ended = async {
             while !connections.all_have_ended() {
@@ -117,18 +117,18 @@ pub(super) async fn serve(
 }
 
 async fn accept(
-    listener: &Listener,
+    listener: &AdminSocket,
     connections: &Connections,
     pages: &Router,
-    phase: &watch::Receiver<Phase>,
+    phase: &watch::Receiver<AdminPhase>,
 ) {
     loop {
         let (pages, phase) = (pages.clone(), phase.clone());
         let accepted = match listener {
-            Listener::Tcp(tcp) => {
+            AdminSocket::Tcp(tcp) => {
                 tcp.accept().await.map(|(socket, _)| tokio::spawn(converse(socket, pages, phase)))
             }
-            Listener::Unix(unix) => {
+            AdminSocket::Unix(unix) => {
                 unix.accept().await.map(|(socket, _)| tokio::spawn(converse(socket, pages, phase)))
             }
         };
@@ -147,7 +147,7 @@ async fn accept(
 async fn converse(
     socket: impl AsyncRead + AsyncWrite + Unpin + 'static,
     pages: Router,
-    mut phase: watch::Receiver<Phase>,
+    mut phase: watch::Receiver<AdminPhase>,
 ) {
     let mut connection = pin!(
         http1::Builder::new()
@@ -160,7 +160,7 @@ async fn converse(
     // The errors of a connection concern its client alone.
     let has_ended = {
         let conversation = pin!(timeout(CONNECTION_TIME, connection.as_mut()));
-        let leaves = pin!(phase.wait_for(|phase| *phase == Phase::Leaves));
+        let leaves = pin!(phase.wait_for(|phase| *phase == AdminPhase::Leaves));
         matches!(select(conversation, leaves).await, Either::Left((Ok(_), _)))
     };
     if !has_ended {

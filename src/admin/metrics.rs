@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use super::{AdminState, health};
 use crate::error::CloseReason;
-use crate::shared::counters::{Kind, ROWS, TIMES, Times};
+use crate::shared::counters::{HistogramRow, MetricKind, ROWS, TIMES};
 use crate::shared::histogram::{Recorded, bounds_nanos};
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -25,8 +25,8 @@ struct Other {
 }
 
 impl Other {
-    fn kind(&self) -> Kind {
-        if self.name.ends_with("_total") { Kind::Counter } else { Kind::Gauge }
+    fn kind(&self) -> MetricKind {
+        if self.name.ends_with("_total") { MetricKind::Counter } else { MetricKind::Gauge }
     }
 }
 
@@ -176,7 +176,12 @@ const NANOS_PER_SECOND: f64 = 1e9;
 
 /// The series of a worker's histogram. The count is the sum of what was read of the buckets, so that
 /// the two agree while the worker goes on.
-fn histogram(page: &mut String, Times { metric, .. }: &Times, worker: usize, recorded: &Recorded) {
+fn histogram(
+    page: &mut String,
+    HistogramRow { metric, .. }: &HistogramRow,
+    worker: usize,
+    recorded: &Recorded,
+) {
     let count = recorded.count();
     let mut bucket = |bound: &dyn std::fmt::Display, count| {
         writeln!(page, "{metric}_bucket{{worker=\"{worker}\",le=\"{bound}\"}} {count}")
@@ -213,14 +218,14 @@ fn line(
 /// The table of docs/operations.md.
 #[cfg(test)]
 pub(super) fn documentation() -> String {
-    use crate::shared::counters::Row;
+    use crate::shared::counters::CounterRow;
 
     let mut table = "| metric | in the totals | kind | unit | by | meaning |\n\
                      | --- | --- | --- | --- | --- | --- |\n"
         .to_owned();
     for row in ROWS {
         let by = if row.by_reason { "reason" } else { "worker" };
-        let Row { metric, name, kind, unit, .. } = row;
+        let CounterRow { metric, name, kind, unit, .. } = row;
         let (kind, help) = (kind.word(), row.help());
         writeln!(table, "| `{metric}` | `{name}` | {kind} | {unit} | {by} | {help} |").unwrap();
     }

@@ -32,7 +32,7 @@ use crate::net::bind::{self, Bound, ListenOn, Listening, Offer, SocketFile};
 use crate::server::ServerHandle;
 use crate::server::view::View;
 use health::LastLook;
-use http::{Listener, Phase};
+use http::{AdminPhase, AdminSocket};
 
 pub use access::{Token, TokenError};
 pub use control::Operations;
@@ -79,7 +79,7 @@ pub struct AdminListener {
     hosts: Vec<String>,
     /// The listening sockets, for a process that takes them over.
     offers: Vec<Offer>,
-    phase: Phase,
+    phase: AdminPhase,
 }
 
 /// A running admin address. Dropping it closes it.
@@ -109,7 +109,7 @@ pub struct Admin {
     state: Arc<AdminState>,
     offers: Mutex<Vec<Offer>>,
     #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "only the daemon is replaced"))]
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<AdminPhase>,
     /// `None` once it is closed.
     running: Mutex<Option<Running>>,
 }
@@ -188,7 +188,7 @@ impl AdminListener {
         let endpoints: Vec<Endpoint> = bound.iter().map(|one| one.endpoint).collect();
         let addresses = endpoints.iter().filter_map(Endpoint::socket_addr).collect();
         let (targets, hosts, offers) = (Vec::new(), Vec::new(), Vec::new());
-        let (token, phase) = (None, Phase::Serves);
+        let (token, phase) = (None, AdminPhase::Serves);
         Ok(AdminListener { bound, endpoints, addresses, targets, token, hosts, offers, phase })
     }
 
@@ -206,7 +206,7 @@ impl AdminListener {
     /// Lets the address accept nothing before [`Admin::begin_accepting`].
     #[cfg(feature = "daemon")]
     pub(crate) fn stopped(mut self) -> AdminListener {
-        self.phase = Phase::Waits;
+        self.phase = AdminPhase::Waits;
         self
     }
 
@@ -271,10 +271,10 @@ impl AdminListener {
                 files.extend(one.file);
                 Ok(match one.transport {
                     Transport::Tcp => {
-                        Listener::Tcp(tokio::net::TcpListener::from_std(one.socket.into())?)
+                        AdminSocket::Tcp(tokio::net::TcpListener::from_std(one.socket.into())?)
                     }
                     Transport::Unix => {
-                        Listener::Unix(tokio::net::UnixListener::from_std(one.socket.into())?)
+                        AdminSocket::Unix(tokio::net::UnixListener::from_std(one.socket.into())?)
                     }
                 })
             };
@@ -336,13 +336,13 @@ impl Admin {
     pub(crate) fn leave(&self, taken: &[Offer]) {
         taken.iter().for_each(Offer::is_taken);
         self.offers.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let _ = self.phase.send(Phase::Leaves);
+        let _ = self.phase.send(AdminPhase::Leaves);
     }
 
     /// Starts to accept at an address that was [`stopped`](AdminListener::stopped).
     #[cfg(feature = "daemon")]
     pub(crate) fn begin_accepting(&self) {
-        let _ = self.phase.send(Phase::Serves);
+        let _ = self.phase.send(AdminPhase::Serves);
     }
 
     /// Sets the counts that `/metrics` shows.

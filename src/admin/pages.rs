@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use super::control::{self, Failed, beside};
+use super::control::{self, FailedReply, beside};
 use super::{AdminState, access, api, clients, health, metrics, page, status};
 
 type Server = extract::State<Arc<AdminState>>;
@@ -53,14 +53,14 @@ pub(super) fn router(state: Arc<AdminState>) -> Router {
 async fn show_clients(
     state: Server,
     query: Result<Query<clients::Query>, QueryRejection>,
-) -> Result<Response, Failed> {
+) -> Result<Response, FailedReply> {
     let Query(query) = query?;
     let of_page = state.clone();
     let page = beside(&state.lists, move || {
         let page = clients::page(&of_page, &query)?;
         Ok::<_, String>(Json(page).into_response())
     });
-    page.await?.map_err(|error| Failed((StatusCode::BAD_REQUEST, error + "\n")))
+    page.await?.map_err(|error| FailedReply((StatusCode::BAD_REQUEST, error + "\n")))
 }
 
 async fn show_metrics(state: Server) -> impl IntoResponse {

@@ -10,7 +10,7 @@ use super::*;
 use crate::builtin::Echo;
 use crate::config::Config;
 use crate::service::{Answer, Connection, Service, ServiceFactory};
-use crate::shared::counters::{Kind, ROWS, TIMES};
+use crate::shared::counters::{MetricKind, ROWS, TIMES};
 use crate::shared::histogram::bounds_nanos;
 
 const GUARD: Duration = Duration::from_secs(60);
@@ -73,7 +73,7 @@ fn names_follow_the_conventions_of_prometheus() {
     for row in ROWS {
         let name = row.metric;
         assert!(name.starts_with("echopool_"), "{name}");
-        assert_eq!(name.ends_with("_total"), row.kind == Kind::Counter, "{name}");
+        assert_eq!(name.ends_with("_total"), row.kind == MetricKind::Counter, "{name}");
         assert_eq!(name.contains("_bytes"), row.unit == "bytes", "{name}");
         assert!(row.help().ends_with('.') && !row.help().contains(['\n', '\\']), "{name}");
     }

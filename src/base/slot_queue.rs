@@ -13,24 +13,24 @@ pub(crate) struct SlotQueue {
     len: usize,
     /// One link for each slot up to the highest that was ever in the queue, so the memory of slots
     /// that are never used is never touched.
-    links: Vec<Link>,
+    links: Vec<SlotLink>,
 }
 
 #[derive(Clone, Copy)]
-struct Link {
+struct SlotLink {
     previous: u32,
     next: u32,
 }
 
 /// The links of a slot that is not in the queue. Otherwise `previous` is stored plus 1.
-const UNUSED: Link = Link { previous: 0, next: 0 };
+const UNUSED: SlotLink = SlotLink { previous: 0, next: 0 };
 
 /// The `previous` of the first slot in the queue.
 const AT_FRONT: u32 = NONE;
 
 impl SlotQueue {
     /// Memory per slot, in bytes.
-    pub(crate) const BYTES_PER_SLOT: usize = size_of::<Link>();
+    pub(crate) const BYTES_PER_SLOT: usize = size_of::<SlotLink>();
 
     /// An empty queue for slots below `slots`.
     pub(crate) fn new(slots: usize) -> SlotQueue {
@@ -82,7 +82,7 @@ impl SlotQueue {
             self.links.resize(slot as usize + 1, UNUSED);
         }
         let previous = if self.last == NONE { AT_FRONT } else { self.last + 1 };
-        self.links[slot as usize] = Link { previous, next: NONE };
+        self.links[slot as usize] = SlotLink { previous, next: NONE };
         match self.last {
             NONE => self.first = slot,
             last => self.links[last as usize].next = slot,
@@ -102,7 +102,7 @@ impl SlotQueue {
         self.links[last as usize].next = NONE;
         self.last = last;
         let previous = self.links[next as usize].previous;
-        self.links[slot as usize] = Link { previous, next };
+        self.links[slot as usize] = SlotLink { previous, next };
         self.links[next as usize].previous = slot + 1;
         match previous {
             AT_FRONT => self.first = slot,
@@ -139,7 +139,7 @@ impl SlotQueue {
         if !self.contains(slot) {
             return false;
         }
-        let Link { previous, next } = std::mem::replace(&mut self.links[slot as usize], UNUSED);
+        let SlotLink { previous, next } = std::mem::replace(&mut self.links[slot as usize], UNUSED);
         match previous {
             AT_FRONT => self.first = next,
             previous => self.links[previous as usize - 1].next = next,

@@ -13,7 +13,7 @@ use std::fmt;
 use std::mem;
 
 use super::parcel::Parcel;
-use super::pool::{Link, NONE, Pool};
+use super::pool::{ChainLink, NONE, Pool};
 
 /// One buffer of a worker's pool and the range of it that holds data.
 pub struct Lease {
@@ -153,12 +153,12 @@ impl fmt::Debug for Lease {
 /// Takes a lease apart without returning its buffer.
 #[allow(unsafe_code)]
 #[inline]
-pub(super) fn dissolve(lease: Lease) -> (Pool, u32, Link) {
+pub(super) fn dissolve(lease: Lease) -> (Pool, u32, ChainLink) {
     let lease = mem::ManuallyDrop::new(lease);
     // SAFETY: the lease is neither used nor dropped after this, so the number of handles is
     // unchanged.
     let pool = unsafe { std::ptr::read(&lease.pool) };
-    (pool, lease.id, Link { start: lease.start, end: lease.end, next: NONE, buffer: lease.id })
+    (pool, lease.id, ChainLink { start: lease.start, end: lease.end, next: NONE, buffer: lease.id })
 }
 
 #[cfg(test)]

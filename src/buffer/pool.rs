@@ -132,7 +132,7 @@ pub(super) struct Local {
     /// For each buffer of the arena, its place in a chain of this worker. After these, the
     /// references, by which a shared buffer is part of several chains. See `lease` and
     /// `shared_buffer`.
-    pub(super) links: Box<[Cell<Link>]>,
+    pub(super) links: Box<[Cell<ChainLink>]>,
     /// For each shared buffer, how many references and handles it has. Empty in a pool without
     /// references.
     pub(super) shares: Box<[Cell<u32>]>,
@@ -144,7 +144,7 @@ pub(super) struct Local {
 
 /// The range and the successor of a buffer that is part of a chain, and which buffer it is.
 #[derive(Clone, Copy)]
-pub(super) struct Link {
+pub(super) struct ChainLink {
     pub(super) start: u32,
     pub(super) end: u32,
     pub(super) next: u32,
@@ -153,7 +153,7 @@ pub(super) struct Link {
 
 // SAFETY: it is four numbers.
 #[allow(unsafe_code)]
-unsafe impl Zeroable for Link {}
+unsafe impl Zeroable for ChainLink {}
 
 /// The error when there is no memory for lists of `count` values of type `T`.
 fn no_memory<T>(count: usize) -> io::Error {
@@ -200,7 +200,7 @@ impl Pool {
         let shared = if references == 0 { 0 } else { count };
         // Zeroed by the system: memory that is never used is never resident.
         let links = try_zeroed_slice_box(count + references)
-            .map_err(|()| no_memory::<Link>(count + references))?;
+            .map_err(|()| no_memory::<ChainLink>(count + references))?;
         let shares = try_zeroed_slice_box(shared).map_err(|()| no_memory::<Cell<u32>>(shared))?;
         let mut free = Vec::new();
         free.try_reserve_exact(count).map_err(|_| no_memory::<u32>(count))?;
@@ -429,7 +429,7 @@ impl Local {
                 id
             }
         };
-        self.links[id as usize].set(Link { start, end, next: NONE, buffer });
+        self.links[id as usize].set(ChainLink { start, end, next: NONE, buffer });
         let shares = &self.shares[buffer as usize];
         shares.set(shares.get() + 1);
         Some(id)
@@ -455,14 +455,14 @@ impl Local {
             return None;
         }
         self.shares[buffer as usize].set(0);
-        self.links[buffer as usize].set(Link { buffer, ..link });
+        self.links[buffer as usize].set(ChainLink { buffer, ..link });
         self.put_back_reference(id);
         Some(buffer)
     }
 
     fn put_back_reference(&self, id: u32) {
         let link = self.links[id as usize].get();
-        self.links[id as usize].set(Link { next: self.free_reference.get(), ..link });
+        self.links[id as usize].set(ChainLink { next: self.free_reference.get(), ..link });
         self.free_reference.set(id);
     }
 

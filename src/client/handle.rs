@@ -11,11 +11,11 @@ use super::driver::Driver;
 #[cfg(feature = "tls")]
 use super::driver::slot_of_tag;
 use super::error::{Error, Failed};
-use super::ops::{Ended, Kind, Op};
+use super::ops::{Ended, Op, OpKind};
 use super::options::Options;
 use super::pending::{Pending, Ticket, value};
 use super::resolve;
-use super::submission::{Clock, Command, Submission};
+use super::submission::{Clock, LoopCommand, Submission};
 use super::target::Target;
 #[cfg(feature = "tls")]
 use super::tls::{Connectors, Server};
@@ -184,7 +184,7 @@ impl ClientLoop {
 
 impl Drop for ClientLoop {
     fn drop(&mut self) {
-        self.submission.push(Command::End);
+        self.submission.push(LoopCommand::End);
         self.join();
     }
 }
@@ -333,7 +333,7 @@ impl Client {
         let framing = target.framing.or(options.framing);
         options.framing = framing;
         let (target, options) = (Box::new(target), Box::new(options));
-        submission.push(Command::New { slot, target, options });
+        submission.push(LoopCommand::New { slot, target, options });
         Ok(Client { submission: submission.clone(), slot, framing })
     }
 
@@ -349,7 +349,7 @@ impl Client {
     /// After this operation has failed, the client makes no further attempt.
     pub fn connect(&self, timeout: Duration) -> Pending<Endpoint> {
         let deadline = self.submission.now() + timeout.saturating_add(CONNECT_GRACE);
-        self.start_op(Kind::Connect, |op| op.deadline = deadline, |o| value(o, |o| o.address))
+        self.start_op(OpKind::Connect, |op| op.deadline = deadline, |o| value(o, |o| o.address))
     }
 
     /// Sends a message with this payload, or plain bytes if there is no framing. Returns the same
@@ -360,7 +360,7 @@ impl Client {
             let failed = Err(Error::FrameTooLarge(error));
             return self.completed(failed, data, |o| value(o, |o| Some(o.request)));
         }
-        self.start_op(Kind::Send, |op| op.request = data, |o| value(o, |o| Some(o.request)))
+        self.start_op(OpKind::Send, |op| op.request = data, |o| value(o, |o| Some(o.request)))
     }
 
     /// Receives at least one byte, and at most as many as `buffer` has capacity for (16 KiB are
@@ -375,7 +375,7 @@ impl Client {
             op.reply_max = buffer.capacity();
             op.reply = buffer;
         };
-        self.start_op(Kind::Receive, fill, |o| value(o, |o| Some(o.reply)))
+        self.start_op(OpKind::Receive, fill, |o| value(o, |o| Some(o.reply)))
     }
 
     /// Receives the next message and returns its payload in `buffer`, which grows if necessary.
@@ -386,14 +386,14 @@ impl Client {
             let failed = Err(Error::NoFraming);
             return self.completed(failed, buffer, |o| value(o, |o| Some(o.reply)));
         }
-        self.start_op(Kind::Message, |op| op.reply = buffer, |o| value(o, |o| Some(o.reply)))
+        self.start_op(OpKind::Message, |op| op.reply = buffer, |o| value(o, |o| Some(o.reply)))
     }
 
     /// Receives everything until the peer closes its side, at most `max` bytes, into `buffer`,
     /// which grows if necessary. Discards the previous content of `buffer`.
     pub fn receive_to_end(&self, mut buffer: Vec<u8>, max: usize) -> Pending<Vec<u8>> {
         buffer.clear();
-        let kind = Kind::ToEnd { max };
+        let kind = OpKind::ToEnd { max };
         self.start_op(kind, |op| op.reply = buffer, |o| value(o, |o| Some(o.reply)))
     }
 
@@ -417,25 +417,25 @@ impl Client {
             op.deadline = deadline;
             op.request = request;
         };
-        self.start_op(Kind::SendReceive, fill, |o| value(o, |o| Some(o.reply)))
+        self.start_op(OpKind::SendReceive, fill, |o| value(o, |o| Some(o.reply)))
     }
 
     /// Closes the sending side after all operations that were started before. The peer then reads
     /// to the end of the stream. Receiving continues.
     pub fn half_close(&self) -> Pending<()> {
-        self.start_op(Kind::HalfClose, |_| (), |o| value(o, |_| Some(())))
+        self.start_op(OpKind::HalfClose, |_| (), |o| value(o, |_| Some(())))
     }
 
     /// Closes the connection after all sends that were started before, and does not reconnect.
     /// Completes when the peer has closed its side too, or the linger time has passed. Bytes not
     /// received by then are discarded, and receives complete with [`Error::Cancelled`].
     pub fn disconnect(&self) -> Pending<()> {
-        self.start_op(Kind::Disconnect, |_| (), |o| value(o, |_| Some(())))
+        self.start_op(OpKind::Disconnect, |_| (), |o| value(o, |_| Some(())))
     }
 
     fn start_op<T: 'static>(
         &self,
-        kind: Kind,
+        kind: OpKind,
         fill: impl FnOnce(&mut Op),
         convert: fn(Outcome) -> Result<T, Failed>,
     ) -> Pending<T> {
@@ -451,7 +451,7 @@ impl Client {
             op.complete(false);
             return Pending::new(cell, None, convert);
         };
-        self.submission.push(Command::Submit { index, op: Box::new(op) });
+        self.submission.push(LoopCommand::Submit { index, op: Box::new(op) });
         let ticket = Ticket { submission: self.submission.clone(), index, id };
         Pending::new(cell, Some(ticket), convert)
     }
@@ -471,7 +471,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.submission.push(Command::Dropped { slot: self.slot });
+        self.submission.push(LoopCommand::Dropped { slot: self.slot });
     }
 }
 

@@ -12,7 +12,7 @@ pub(super) const NONE: u32 = u32::MAX;
 
 /// The kind of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum OpKind {
     Connect,
     Send,
     SendReceive,
@@ -27,20 +27,20 @@ pub(super) enum Kind {
     Disconnect,
 }
 
-impl Kind {
+impl OpKind {
     pub(super) fn sends(self) -> bool {
-        matches!(self, Kind::Send | Kind::SendReceive)
+        matches!(self, OpKind::Send | OpKind::SendReceive)
     }
 
     pub(super) fn receives(self) -> bool {
-        !matches!(self, Kind::Connect | Kind::Send | Kind::HalfClose | Kind::Disconnect)
+        !matches!(self, OpKind::Connect | OpKind::Send | OpKind::HalfClose | OpKind::Disconnect)
     }
 
-    /// The result of an operation whose connection ends with `error`. For [`Kind::ToEnd`], the
+    /// The result of an operation whose connection ends with `error`. For [`OpKind::ToEnd`], the
     /// peer's close is success.
     pub(super) fn result_at_end(self, error: Error) -> Result<(), Error> {
         match self {
-            Kind::ToEnd { .. } if error == Error::ClosedByPeer => Ok(()),
+            OpKind::ToEnd { .. } if error == Error::ClosedByPeer => Ok(()),
             _ => Err(error),
         }
     }
@@ -50,13 +50,13 @@ impl Kind {
 pub(crate) struct Op {
     pub(super) id: u64,
     pub(super) slot: u32,
-    pub(super) kind: Kind,
+    pub(super) kind: OpKind,
     pub(super) completer: Completer,
     /// The data to send.
     pub(super) request: Vec<u8>,
     /// The data received, without the length header.
     pub(super) reply: Vec<u8>,
-    /// Maximum length of the reply. Used by [`Kind::Receive`].
+    /// Maximum length of the reply. Used by [`OpKind::Receive`].
     pub(super) reply_max: usize,
     /// The length header of the message that is being received.
     pub(super) header: [u8; LENGTH_BYTES],
@@ -78,7 +78,7 @@ pub(crate) struct Op {
     pub(super) next: bool,
     /// The result, from the end of the operation until the caller is notified.
     pub(super) ended: Option<Ended>,
-    /// The operations before it and behind it in its queues, indexed by [`Link`].
+    /// The operations before it and behind it in its queues, indexed by [`OpLink`].
     before: [u32; 2],
     behind: [u32; 2],
 }
@@ -107,7 +107,7 @@ pub(super) struct Taken {
 }
 
 impl Op {
-    pub(super) fn new(id: u64, slot: u32, kind: Kind, completer: Completer) -> Op {
+    pub(super) fn new(id: u64, slot: u32, kind: OpKind, completer: Completer) -> Op {
         Op {
             id,
             slot,
@@ -135,7 +135,7 @@ impl Op {
     /// Whether received bytes may belong to it. A request of which no byte has been sent cannot
     /// have a reply.
     pub(super) fn has_started(&self) -> bool {
-        self.kind != Kind::SendReceive || self.lane != Lane::Waiting || self.put > 0
+        self.kind != OpKind::SendReceive || self.lane != Lane::Waiting || self.put > 0
     }
 
     /// Whether it is a plain receive that the caller has cancelled. It must not take any more
@@ -169,11 +169,11 @@ impl Op {
     /// Takes the bytes that belong to the operation from the front of the stream.
     pub(super) fn take(&mut self, framing: Option<Framing>, bytes: &[u8]) -> Result<Taken, Error> {
         match self.kind {
-            Kind::Receive => {
+            OpKind::Receive => {
                 let done = |op: &Op| op.reply.len() == op.reply_max;
                 Ok(self.take_up_to(self.reply_max, bytes, done))
             }
-            Kind::ToEnd { max } => {
+            OpKind::ToEnd { max } => {
                 if self.reply.len() + bytes.len() > max {
                     return Err(Error::TooLong(max));
                 }
@@ -280,7 +280,7 @@ impl Fifo {
 
 /// Selects which of an operation's two links a queue uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Link {
+pub(super) enum OpLink {
     Sent,
     Received,
 }
@@ -310,7 +310,7 @@ impl Ops {
         self.0[index as usize].as_mut().expect("an operation that is there")
     }
 
-    pub(super) fn push_back(&mut self, fifo: &mut Fifo, link: Link, index: u32) {
+    pub(super) fn push_back(&mut self, fifo: &mut Fifo, link: OpLink, index: u32) {
         let link = link as usize;
         let last = std::mem::replace(&mut fifo.last, index);
         let op = self.at(index);
@@ -321,7 +321,7 @@ impl Ops {
         }
     }
 
-    pub(super) fn pop_front(&mut self, fifo: &mut Fifo, link: Link) -> Option<u32> {
+    pub(super) fn pop_front(&mut self, fifo: &mut Fifo, link: OpLink) -> Option<u32> {
         let first = fifo.first;
         if first == NONE {
             return None;
@@ -331,7 +331,7 @@ impl Ops {
     }
 
     /// Removes an operation from any place in the queue.
-    pub(super) fn unlink(&mut self, fifo: &mut Fifo, link: Link, index: u32) {
+    pub(super) fn unlink(&mut self, fifo: &mut Fifo, link: OpLink, index: u32) {
         let link = link as usize;
         let op = self.at(index);
         let (before, behind) = (op.before[link], op.behind[link]);
@@ -355,7 +355,7 @@ mod tests {
     use super::*;
     use crate::protocol::framing::{ByteOrder, Delimiter};
 
-    fn op(kind: Kind) -> Op {
+    fn op(kind: OpKind) -> Op {
         let (completer, _) = Completer::new(std::thread::current().id());
         Op::new(1, 0, kind, completer)
     }
@@ -380,7 +380,7 @@ mod tests {
                 let message = wire(framing, payload);
                 let stream = [&message[..], b"next"].concat();
                 for cut in 0..=message.len() {
-                    let mut op = op(Kind::Message);
+                    let mut op = op(OpKind::Message);
                     let (mut at, mut done) = (0, false);
                     for end in [cut, (cut + 3).min(stream.len()), stream.len()] {
                         if !done {
@@ -402,7 +402,7 @@ mod tests {
             let payload: Vec<u8> = (0..60).collect();
             let whole = framing.map_or(payload.clone(), |framing| wire(framing, &payload));
             for size in 1..=whole.len() {
-                let mut op = op(Kind::Send);
+                let mut op = op(OpKind::Send);
                 op.request = payload.clone();
                 assert_eq!(op.wire_len(framing), whole.len());
                 let mut sent = Vec::new();
@@ -421,14 +421,14 @@ mod tests {
     #[test]
     fn queues_keep_their_order_whatever_is_taken_out() {
         let mut ops = Ops::new(5);
-        (0..5).for_each(|index| ops.insert(index, op(Kind::Send)));
+        (0..5).for_each(|index| ops.insert(index, op(OpKind::Send)));
         for out in 0..5 {
             let mut fifo = Fifo::EMPTY;
-            (0..5).for_each(|index| ops.push_back(&mut fifo, Link::Sent, index));
-            ops.unlink(&mut fifo, Link::Sent, out);
-            ops.push_back(&mut fifo, Link::Sent, out);
+            (0..5).for_each(|index| ops.push_back(&mut fifo, OpLink::Sent, index));
+            ops.unlink(&mut fifo, OpLink::Sent, out);
+            ops.push_back(&mut fifo, OpLink::Sent, out);
             let left: Vec<_> =
-                std::iter::from_fn(|| ops.pop_front(&mut fifo, Link::Sent)).collect();
+                std::iter::from_fn(|| ops.pop_front(&mut fifo, OpLink::Sent)).collect();
             let expected: Vec<_> = (0..5).filter(|&index| index != out).chain([out]).collect();
             assert_eq!(left, expected);
             assert!(fifo.is_empty());

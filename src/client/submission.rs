@@ -35,7 +35,7 @@ impl Clock {
 }
 
 /// A command for the loop.
-pub(crate) enum Command {
+pub(crate) enum LoopCommand {
     /// A new client occupies this slot.
     New {
         slot: u32,
@@ -69,11 +69,11 @@ pub(crate) struct Answer {
 }
 
 pub(crate) struct Submission {
-    commands: ArrayQueue<Command>,
+    commands: ArrayQueue<LoopCommand>,
     /// Commands that did not fit into the queue and cannot be refused. The queue has room for all
     /// commands that operations can cause. Only cancels from several threads, for operations that
     /// have just completed, can exceed it.
-    overflow: Mutex<Vec<Command>>,
+    overflow: Mutex<Vec<LoopCommand>>,
     overflowed: AtomicBool,
     answers: ArrayQueue<Answer>,
     free_ops: ArrayQueue<u32>,
@@ -165,7 +165,7 @@ impl Submission {
 
     /// Queues a command and wakes the loop. If the loop has ended, drops the command, which
     /// completes the operation in it.
-    pub(crate) fn push(&self, command: Command) {
+    pub(crate) fn push(&self, command: LoopCommand) {
         if let Err(command) = self.commands.push(command) {
             let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
             overflow.push(command);
@@ -178,7 +178,7 @@ impl Submission {
     }
 
     pub(super) fn cancel(&self, index: u32, id: u64) {
-        self.push(Command::Cancel { index, id });
+        self.push(LoopCommand::Cancel { index, id });
     }
 
     pub(crate) fn push_answer(&self, answer: Answer) {
@@ -198,7 +198,7 @@ impl Submission {
         self.notified.store(false, Ordering::SeqCst);
     }
 
-    pub(super) fn next_command(&self) -> Option<Command> {
+    pub(super) fn next_command(&self) -> Option<LoopCommand> {
         self.commands.pop().or_else(|| {
             if !self.overflowed.load(Ordering::SeqCst) {
                 return None;

@@ -23,7 +23,7 @@ use crate::server::{PATIENCE, Prepared, ServerHandle};
 /// The listeners.
 pub(super) struct Listeners {
     /// The values of the setting `listen`, in their order.
-    values: Vec<Value>,
+    values: Vec<ListenValue>,
     /// By their numbers.
     slots: Vec<Slot>,
     /// How many there were at start.
@@ -32,7 +32,7 @@ pub(super) struct Listeners {
 
 /// A value of the setting `listen`.
 #[derive(Clone)]
-struct Value {
+struct ListenValue {
     service: ServiceOptions,
     at: Where,
     /// The numbers of its listeners: several for a name.
@@ -43,11 +43,11 @@ struct Value {
 struct Slot {
     service: ServiceOptions,
     /// The listener, also after its end.
-    listener: Option<Listener>,
+    listener: Option<ConfiguredListener>,
     is_open: bool,
 }
 
-struct Listener {
+struct ConfiguredListener {
     /// As it is configured, for example with port 0.
     on: ListenOn,
     target: Spec,
@@ -56,7 +56,7 @@ struct Listener {
 /// What a reload changes.
 pub(super) struct Plan {
     /// The new values. Those that are added have no numbers yet.
-    values: Vec<Value>,
+    values: Vec<ListenValue>,
     removed: Vec<usize>,
     added: Vec<Added>,
     /// New wildcards of IPv6 that a machine without it leaves out.
@@ -84,7 +84,7 @@ impl Listeners {
     /// and `targets` says where they are.
     pub(super) fn new(cli: &Cli, config: &Config, services: &OfListener, targets: &[Spec]) -> Self {
         let mut numbers = 0..;
-        let value = |((service, at), count): (&(ServiceOptions, Where), &usize)| Value {
+        let value = |((service, at), count): (&(ServiceOptions, Where), &usize)| ListenValue {
             service: *service,
             at: at.clone(),
             numbers: numbers.by_ref().take(*count).collect(),
@@ -92,7 +92,7 @@ impl Listeners {
         let values = cli.listeners().iter().zip(&config.names).map(value).collect();
         let own = targets.iter().zip(&config.listen).map(|(target, on)| Slot {
             service: target.service,
-            listener: Some(Listener { on: on.clone(), target: target.clone() }),
+            listener: Some(ConfiguredListener { on: on.clone(), target: target.clone() }),
             is_open: true,
         });
         let spare = |service| Slot { service, listener: None, is_open: false };
@@ -127,9 +127,9 @@ impl Listeners {
         let mut plan = Plan { values, removed, added, left_out: Vec::new() };
         let mut new = Vec::new();
         for (service, at) in cli.listeners() {
-            let is_same = |value: &Value| value.service == *service && value.at == *at;
+            let is_same = |value: &ListenValue| value.service == *service && value.at == *at;
             let kept = old.iter().position(is_same).map(|place| old.remove(place));
-            let value = Value { service: *service, at: at.clone(), numbers: Vec::new() };
+            let value = ListenValue { service: *service, at: at.clone(), numbers: Vec::new() };
             let value = kept.unwrap_or_else(|| {
                 new.push(plan.values.len());
                 value
@@ -160,7 +160,7 @@ impl Listeners {
         let on = |number: &usize| Some(self.slots.get(*number)?.listener.as_ref()?.on.clone());
         // One without a number was left out, and may be needed now.
         let is_kept = |nth: usize| !new.contains(&nth) && !plan.values[nth].numbers.is_empty();
-        let addresses = |(nth, value): (usize, &Value)| match is_kept(nth) {
+        let addresses = |(nth, value): (usize, &ListenValue)| match is_kept(nth) {
             true => Ok(value.numbers.iter().filter_map(on).collect()),
             false => resolved(value),
         };
@@ -174,7 +174,7 @@ impl Listeners {
         Ok(added)
     }
 
-    fn check_removal(&self, value: &Value) -> Result<(), NotPlanned> {
+    fn check_removal(&self, value: &ListenValue) -> Result<(), NotPlanned> {
         let targets = || value.numbers.iter().map(|number| self.target(*number));
         let targets = || targets().collect::<Vec<_>>().join(" ");
         let on = |number: &usize| self.slots.get(*number)?.listener.as_ref();
@@ -330,7 +330,7 @@ impl Listeners {
                 address: endpoint.address(),
             };
             log::info!("{why}: listening on {target}");
-            (slot.listener, slot.is_open) = (Some(Listener { on, target }), true);
+            (slot.listener, slot.is_open) = (Some(ConfiguredListener { on, target }), true);
             values[value].numbers.push(number);
         }
         removed.iter().for_each(|number| self.slots[*number].is_open = false);
@@ -367,7 +367,7 @@ fn split_wildcards(groups: [&[ListenOn]; 3]) -> Option<String> {
 }
 
 /// The endpoints of a value.
-fn resolved(value: &Value) -> Result<Vec<ListenOn>, NotPlanned> {
+fn resolved(value: &ListenValue) -> Result<Vec<ListenOn>, NotPlanned> {
     match &value.at {
         Where::Address(at) => at.resolve().map_err(|error| NotPlanned::Wrong(error.to_string())),
         Where::Passed(name, ..) => Err(NotPlanned::NeedsUpgrade(format!(

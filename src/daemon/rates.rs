@@ -11,12 +11,12 @@ use crate::server::ServerHandle;
 /// The interval, and whether the thread has started.
 #[derive(Default)]
 pub(super) struct Rates {
-    state: Mutex<State>,
+    state: Mutex<IntervalState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct IntervalState {
     interval: Option<Duration>,
     started: bool,
 }
@@ -49,7 +49,7 @@ impl Rates {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, IntervalState> {
         // Each change is a single assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -72,7 +72,7 @@ impl Rates {
         loop {
             next += interval;
             let left = next.saturating_duration_since(Instant::now());
-            let is_same = |state: &mut State| state.interval == Some(interval);
+            let is_same = |state: &mut IntervalState| state.interval == Some(interval);
             let waited = self.changed.wait_timeout_while(self.lock(), left, is_same);
             let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
             drop(state);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::Limits;
 use crate::error::CloseReason;
 use crate::server::{Drained, ServerHandle};
-use crate::shared::counters::{Counts, ROWS, TIMES, Times};
+use crate::shared::counters::{Counts, HistogramRow, ROWS, TIMES};
 use crate::shared::histogram::Recorded;
 
 /// The log target of figures requested by a flag or a signal.
@@ -53,7 +53,7 @@ pub(super) fn busy_workers(limits: &Limits) {
 
 /// Logs what happened between two readings.
 pub(super) fn rates(before: &Counts, after: &Counts, elapsed: Duration) {
-    log::info!(target: TARGET, "{}", Rates { before, after, elapsed });
+    log::info!(target: TARGET, "{}", IntervalRates { before, after, elapsed });
 }
 
 /// Logs what happened since the start.
@@ -98,16 +98,16 @@ pub(super) fn end(drained: Drained, server: &ServerHandle) {
     }
 }
 
-struct Rates<'a> {
+struct IntervalRates<'a> {
     before: &'a Counts,
     after: &'a Counts,
     elapsed: Duration,
 }
 
-impl fmt::Display for Rates<'_> {
+impl fmt::Display for IntervalRates<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: f64 = (1 << 20) as f64;
-        let Rates { before, after, elapsed } = self;
+        let IntervalRates { before, after, elapsed } = self;
         let count = |of: fn(&Counts) -> u64| of(after).wrapping_sub(of(before));
         let rate = |of| count(of) as f64 / elapsed.as_secs_f64();
         write!(
@@ -150,7 +150,7 @@ impl fmt::Display for Totals {
                 write!(f, " {reason}={}", counts.closed(reason))?;
             }
         }
-        for (Times { name, .. }, recorded) in TIMES.iter().zip(times) {
+        for (HistogramRow { name, .. }, recorded) in TIMES.iter().zip(times) {
             for (share, percent) in [(0.5, 50), (0.99, 99)] {
                 if let Some(nanos) = recorded.quantile(share) {
                     write!(f, " {name}_p{percent}_us={:.1}", nanos / 1e3)?;
@@ -187,7 +187,8 @@ mod tests {
         counters.waits_for_buffer.add(9);
         counters.waits_for_slot.add(4);
         let after = counters.read();
-        let rates = Rates { before: &before, after: &after, elapsed: Duration::from_secs(2) };
+        let rates =
+            IntervalRates { before: &before, after: &after, elapsed: Duration::from_secs(2) };
         assert_eq!(
             rates.to_string(),
             "connections=3 accepted_per_s=50 receives_per_s=2000 in_mib_per_s=1.5 \

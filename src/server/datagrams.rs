@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::{io, mem};
 
-use super::{End, Running, ServerState};
+use super::{Running, ServerState, ThreadEnd};
 use crate::base::endpoint::Endpoint;
 use crate::buffer::room;
 use crate::config::{Config, Limits, Sizes, UdpOptions};
@@ -18,10 +18,10 @@ use crate::worker::datagram::{self, STACK_BYTES, Setup, SourceRates, Stopper, Th
 
 /// The listeners for datagrams.
 #[derive(Default)]
-pub(super) struct Datagrams(Vec<Listener>);
+pub(super) struct Datagrams(Vec<DatagramListener>);
 
 /// A listener for datagrams.
-struct Listener {
+struct DatagramListener {
     endpoint: Endpoint,
     /// Whether its sockets are made by this process.
     is_new: bool,
@@ -40,7 +40,7 @@ pub(super) struct DatagramThreads {
     pub(super) counters: Vec<(usize, Arc<Counters>)>,
 }
 
-impl Listener {
+impl DatagramListener {
     /// Makes the sockets report what the services need.
     fn report_times(&self) -> Result<(), StartError> {
         let is_ipv6 = self.endpoint.socket_addr().is_some_and(|address| address.is_ipv6());
@@ -71,7 +71,8 @@ impl Datagrams {
             let services: Option<Vec<_>> = services;
             let options = on.transport.udp().cloned().unwrap_or_default();
             let (is_new, sockets) = (on.inherited.is_none(), Vec::new());
-            let listener = |services| Listener { endpoint, is_new, options, services, sockets };
+            let listener =
+                |services| DatagramListener { endpoint, is_new, options, services, sockets };
             Some(services.map(listener).ok_or(StartError::NoDatagrams(endpoint)))
         };
         let listeners = config.listen.iter().enumerate().filter_map(udp);
@@ -119,7 +120,7 @@ impl Datagrams {
         listen: &'a [bind::ListenOn],
     ) -> impl Iterator<Item = Offer> + 'a {
         let datagrams = listen.iter().enumerate().filter(|(_, on)| on.endpoint.is_datagram());
-        let offer = |((number, on), listener): ((usize, &bind::ListenOn), &Listener)| {
+        let offer = |((number, on), listener): ((usize, &bind::ListenOn), &DatagramListener)| {
             Offer::of_datagrams(number, on.endpoint, &listener.sockets)
         };
         datagrams.zip(&self.0).map(offer)
@@ -180,7 +181,7 @@ impl Datagrams {
 
 /// Runs a thread from start to end.
 fn work(shared: &Arc<ServerState>, setup: Setup) {
-    let mut end = End { shared, worker: None, cut: 0, failed: true };
+    let mut end = ThreadEnd { shared, worker: None, cut: 0, failed: true };
     Thread::new(setup).run();
     end.failed = false;
 }

@@ -25,7 +25,7 @@ use crate::error::StartError;
 #[cfg(feature = "daemon")]
 use crate::net::bind::{self, ListenOn, Listening, Offer};
 #[cfg(feature = "daemon")]
-use crate::shared::mailbox::Command;
+use crate::shared::mailbox::WorkerCommand;
 #[cfg(feature = "daemon")]
 use crate::shared::moved::Passed;
 #[cfg(feature = "daemon")]
@@ -153,7 +153,7 @@ impl ServerState {
     fn ask_workers(
         &self,
         patience: Duration,
-        mut command: impl FnMut(usize, Receipt) -> Command,
+        mut command: impl FnMut(usize, Receipt) -> WorkerCommand,
     ) -> Tally {
         let begun = Instant::now();
         let is_over = || self.mailboxes.ordered_end(0).is_some() || begun.elapsed() >= patience;
@@ -178,7 +178,8 @@ impl ServerState {
         if numbers.is_empty() {
             return;
         }
-        let close = |_, receipt| Command::CloseListeners { numbers: numbers.clone(), receipt };
+        let close =
+            |_, receipt| WorkerCommand::CloseListeners { numbers: numbers.clone(), receipt };
         let tally = self.ask_workers(patience, close);
         if tally.queued == self.counters.len() as u64 {
             for number in numbers {
@@ -228,7 +229,7 @@ impl ServerHandle {
         let add = |worker: usize, receipt| {
             let sockets = std::mem::take(&mut of_workers[worker]).into_iter();
             let listeners = sockets.map(|one| Listening::map(one, Passed::Descriptor)).collect();
-            Command::AddListeners { listeners, receipt }
+            WorkerCommand::AddListeners { listeners, receipt }
         };
         let tally = self.shared.ask_workers(PATIENCE, add);
         match tally.queued == (workers * listeners.len()) as u64 {

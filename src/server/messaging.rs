@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::base::key::ConnectionId;
 use crate::buffer::Reserve;
 use crate::shared::directory::Directory;
-use crate::shared::mailbox::{Command, Mailboxes};
+use crate::shared::mailbox::{Mailboxes, WorkerCommand};
 use crate::shared::receipt::{Answers, Mail, Receipt, Recipients, SendError, Tally};
 
 /// The result of a message to all clients.
@@ -25,7 +25,7 @@ pub struct Broadcast {
 
 /// A message to all clients that some workers did not take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Failed {
+pub(crate) struct NotTaken {
     pub(crate) error: SendError,
     /// The last of these workers.
     #[cfg_attr(not(any(test, feature = "sim")), allow(dead_code, reason = "for the simulation"))]
@@ -35,7 +35,7 @@ pub(crate) struct Failed {
 }
 
 /// What a server's handle needs to reach the clients.
-pub(crate) struct Clients {
+pub(crate) struct ClientAccess {
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) reserve: Arc<Reserve>,
@@ -43,7 +43,7 @@ pub(crate) struct Clients {
     pub(crate) next: AtomicU64,
 }
 
-impl Clients {
+impl ClientAccess {
     /// Sends to one client, and waits until its worker has taken the message.
     pub(crate) fn send_to(
         &self,
@@ -81,18 +81,18 @@ impl Clients {
     ) -> Result<Broadcast, SendError> {
         self.collect_buffers(self.mailboxes.workers());
         let (answers, failed) = self.begin_broadcast(bytes, None);
-        Clients::sum(&answers.wait(ended), failed)
+        ClientAccess::sum(&answers.wait(ended), failed)
     }
 
-    pub(crate) fn sum(tally: &Tally, failed: Option<Failed>) -> Result<Broadcast, SendError> {
+    pub(crate) fn sum(tally: &Tally, failed: Option<NotTaken>) -> Result<Broadcast, SendError> {
         let reached = tally.queued + tally.refused > 0;
         match failed {
             None => Ok(Broadcast { queued: tally.queued, refused: tally.refused }),
             // Some clients get it, so the whole message must not be sent again.
-            Some(Failed { error: SendError::QueueFull, clients, .. }) if reached => {
+            Some(NotTaken { error: SendError::QueueFull, clients, .. }) if reached => {
                 Ok(Broadcast { queued: tally.queued, refused: tally.refused + clients })
             }
-            Some(Failed { error, .. }) => Err(error),
+            Some(NotTaken { error, .. }) => Err(error),
         }
     }
 
@@ -103,17 +103,17 @@ impl Clients {
         &self,
         bytes: &[u8],
         listener: Option<usize>,
-    ) -> (Answers, Option<Failed>) {
+    ) -> (Answers, Option<NotTaken>) {
         let to = listener.map_or(Recipients::All, Recipients::OfListener);
         let (answers, number) = (Answers::new(), self.number());
-        let mut failed = None::<Failed>;
+        let mut failed = None::<NotTaken>;
         for worker in 0..self.mailboxes.workers() {
             let clients = self.directory.count(worker, listener);
             if clients > 0
                 && let Err(error) = self.post(worker, to, bytes, number, answers.receipt())
             {
                 let before = failed.map_or(0, |failed| failed.clients);
-                failed = Some(Failed { error, worker, clients: before + clients });
+                failed = Some(NotTaken { error, worker, clients: before + clients });
             }
         }
         (answers, failed)
@@ -135,7 +135,7 @@ impl Clients {
             return Err(SendError::Gone);
         }
         let answers = Answers::new();
-        let command = Command::Disconnect { id, receipt: answers.receipt() };
+        let command = WorkerCommand::Disconnect { id, receipt: answers.receipt() };
         self.mailboxes.send(id.worker(), command).map_err(|_| SendError::QueueFull)?;
         Ok(answers)
     }
@@ -151,7 +151,7 @@ impl Clients {
         }
         for worker in 0..self.mailboxes.workers() {
             // A worker with a full inbox is too busy to give buffers.
-            let _ = self.mailboxes.send(worker, Command::GiveBuffers);
+            let _ = self.mailboxes.send(worker, WorkerCommand::GiveBuffers);
         }
         for _ in 0..LOOKS {
             if self.reserve.available() >= count {
@@ -175,7 +175,7 @@ impl Clients {
     ) -> Result<(), SendError> {
         let mut parcel = self.reserve.parcel().ok_or(SendError::QueueFull)?;
         let copied = parcel.extend_from_slice(bytes);
-        let mail = Command::Message(Mail { to, parcel, number, receipt });
+        let mail = WorkerCommand::Message(Mail { to, parcel, number, receipt });
         match copied == bytes.len() {
             true => self.mailboxes.send(worker, mail).map_err(|_| SendError::QueueFull),
             false => Err(SendError::TooLong),
@@ -190,7 +190,7 @@ mod tests {
     use crate::base::time::Time;
 
     /// Three workers with 1, 2 and 4 clients, and inboxes for one command.
-    fn clients() -> Clients {
+    fn clients() -> ClientAccess {
         let directory = Directory::new(3, 4);
         let peer = Peer::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
         for (worker, count) in [(0, 1), (1, 2), (2, 4)] {
@@ -199,7 +199,7 @@ mod tests {
                 directory.enter(id, peer, slot % 2, Time::ZERO);
             }
         }
-        Clients {
+        ClientAccess {
             mailboxes: Arc::new(Mailboxes::with_room(3, 1)),
             directory,
             reserve: Reserve::new(64, 8).unwrap(),
@@ -207,8 +207,8 @@ mod tests {
         }
     }
 
-    fn fill(clients: &Clients, worker: usize) {
-        clients.mailboxes.send(worker, Command::GiveBuffers).unwrap();
+    fn fill(clients: &ClientAccess, worker: usize) {
+        clients.mailboxes.send(worker, WorkerCommand::GiveBuffers).unwrap();
     }
 
     #[test]
@@ -216,12 +216,12 @@ mod tests {
         let clients = clients();
         (1..3).for_each(|worker| fill(&clients, worker));
         let (answers, failed) = clients.begin_broadcast(b"x", None);
-        let Some(Command::Message(mut mail)) = clients.mailboxes.receive(0) else {
+        let Some(WorkerCommand::Message(mut mail)) = clients.mailboxes.receive(0) else {
             panic!("the one worker that has room takes it");
         };
         mail.receipt.queued = 1;
         drop(mail);
-        let broadcast = Clients::sum(&answers.wait(|| false), failed).unwrap();
+        let broadcast = ClientAccess::sum(&answers.wait(|| false), failed).unwrap();
         assert_eq!((broadcast.queued, broadcast.refused), (1, 6));
     }
 

@@ -22,8 +22,8 @@ use crate::shared::addresses::Addresses;
 use crate::shared::counters::{Counters, Stats};
 use crate::shared::directory::{ClientInfo, Directory};
 #[cfg(feature = "daemon")]
-use crate::shared::mailbox::Command;
-use crate::shared::mailbox::{EndOrder, Mailboxes, Times};
+use crate::shared::mailbox::WorkerCommand;
+use crate::shared::mailbox::{EndOrder, Mailboxes, WorkerTimes};
 #[cfg(feature = "daemon")]
 use crate::shared::moved::{self, Moved, Successor};
 #[cfg(feature = "daemon")]
@@ -39,7 +39,7 @@ use datagrams::{DatagramThreads, Datagrams};
 use listening::Places;
 #[cfg(feature = "daemon")]
 pub(crate) use listening::{PATIENCE, Prepared};
-use messaging::{Broadcast, Clients};
+use messaging::{Broadcast, ClientAccess};
 
 mod datagrams;
 mod listening;
@@ -94,7 +94,7 @@ pub struct ServerHandle {
 /// What the handle and the worker threads share.
 struct ServerState {
     mailboxes: Arc<Mailboxes>,
-    clients: Clients,
+    clients: ClientAccess,
     counters: Vec<Arc<Counters>>,
     permits: Arc<Permits>,
     datagrams: DatagramThreads,
@@ -334,7 +334,7 @@ fn start_workers<S: Service, L: Layer + Clone + Send>(
     let inboxes = (workers * sizes.worker_bytes) as u64;
     room::check(slots * sizes.directory_bytes as u64 + sizes.address_bytes + inboxes)
         .map_err(resource("the tables that the workers share"))?;
-    let clients = Clients {
+    let clients = ClientAccess {
         mailboxes: mailboxes.clone(),
         directory: Directory::new(workers, limits.max_connections as usize),
         reserve: reserve.clone(),
@@ -427,7 +427,7 @@ fn work<S: Service, L: Layer>(
 ) {
     let shared = parts.shared.clone();
     WORKER_OF.set(Arc::as_ptr(&shared));
-    let mut end = End { shared: &shared, worker: Some(index), cut: 0, failed: true };
+    let mut end = ThreadEnd { shared: &shared, worker: Some(index), cut: 0, failed: true };
     // Made on the worker's own thread, because nothing of a worker may leave it.
     match make_worker(parts, index, listeners, plan, layer) {
         Ok(worker) => {
@@ -470,7 +470,7 @@ fn make_worker<S: Service, L: Layer>(
 }
 
 /// Reports the end of a thread, even of one that panics.
-struct End<'a> {
+struct ThreadEnd<'a> {
     shared: &'a Arc<ServerState>,
     /// The number of the worker, if it is one.
     worker: Option<usize>,
@@ -478,7 +478,7 @@ struct End<'a> {
     failed: bool,
 }
 
-impl Drop for End<'_> {
+impl Drop for ThreadEnd<'_> {
     fn drop(&mut self) {
         if self.failed {
             if let Some(worker) = self.worker {
@@ -582,7 +582,7 @@ impl Taker {
     /// Continues a connection, on the worker with this number or, if there are fewer, another one.
     pub(crate) fn go_on_with(&self, worker: usize, moved: Moved) {
         let worker = worker % self.0.counters.len();
-        let mut command = Command::GoOnWith(Box::new(moved));
+        let mut command = WorkerCommand::GoOnWith(Box::new(moved));
         while let Err(full) = self.0.mailboxes.send(worker, command) {
             command = full;
             thread::sleep(Duration::from_micros(200));
@@ -644,7 +644,7 @@ impl ServerHandle {
             return Err(StartError::Fixed { field: "max_connections_per_address" });
         }
         permits.set_limit(changed.max_connections.into());
-        self.shared.mailboxes.set_times(Times {
+        self.shared.mailboxes.set_times(WorkerTimes {
             idle_timeout: changed.idle_timeout,
             send_timeout: changed.send_timeout,
             shed_after: changed.shed_after,

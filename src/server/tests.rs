@@ -12,8 +12,8 @@ use super::*;
 use crate::builtin::Echo;
 use crate::error::CloseReason;
 use crate::service::{Answer, Connection, Message};
-use crate::shared::mailbox::Command;
-use crate::worker::layer::Kind;
+use crate::shared::mailbox::WorkerCommand;
+use crate::worker::layer::LayerKind;
 use crate::worker::layer::header::{self, Header, WELCOME};
 
 /// Longer than any test takes; guards against hanging.
@@ -210,7 +210,7 @@ impl Default for Failing {
         let begun = std::time::Instant::now();
         let mailboxes = &FAILS.wait().shared.mailboxes;
         // The worker is inside this call, so nothing empties its inbox.
-        while mailboxes.send(0, Command::GiveBuffers).is_ok() {
+        while mailboxes.send(0, WorkerCommand::GiveBuffers).is_ok() {
             assert!(begun.elapsed() < GUARD, "the inbox never fills");
         }
         panic!("on purpose");
@@ -342,7 +342,10 @@ fn time_outs_can_be_changed_for_connections_that_there_are() {
 fn layered(config: Config) -> ServerHandle {
     let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let config = config.listen(anywhere).listen(anywhere).workers(2).max_connections(10);
-    let layers = ByListener::new(vec![Kind::Plain(Plain), Kind::Header(Header { timeout: GUARD })]);
+    let layers = ByListener::new(vec![
+        LayerKind::Plain(Plain),
+        LayerKind::Header(Header { timeout: GUARD }),
+    ]);
     Server::start_with(config, Echo, layers).unwrap()
 }
 

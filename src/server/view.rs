@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::listening::{Place, PlaceState};
-use super::messaging::{Broadcast, Clients};
+use super::messaging::{Broadcast, ClientAccess};
 use super::{ServerHandle, ServerState};
 use crate::base::endpoint::Endpoint;
 use crate::base::key::ConnectionId;
@@ -19,7 +19,7 @@ use crate::shared::directory::ClientInfo;
 use crate::shared::examination::{self, Detail, Examination};
 #[cfg(feature = "daemon")]
 use crate::shared::histogram::Recorded;
-use crate::shared::mailbox::Command;
+use crate::shared::mailbox::WorkerCommand;
 use crate::shared::receipt::{Answers, SendError, Tally};
 
 /// The most examinations that are on their way to the workers at once, so that the inboxes keep room
@@ -164,7 +164,7 @@ impl View {
             for examination in some {
                 let worker = examination.connections()[0].0.worker();
                 let receipt = answers.receipt();
-                let command = Command::Examine { examination: examination.clone(), receipt };
+                let command = WorkerCommand::Examine { examination: examination.clone(), receipt };
                 // A worker whose inbox is full is too busy to reply in time.
                 let _ = self.shared.mailboxes.send(worker, command);
             }
@@ -203,7 +203,7 @@ impl View {
         self.shared.clients.collect_buffers(self.workers());
         let (answers, failed) = self.shared.clients.begin_broadcast(bytes, Some(listener));
         let tally = self.wait(&answers, begun, patience)?;
-        Clients::sum(&tally, failed).map_err(NotDone::Refused)
+        ClientAccess::sum(&tally, failed).map_err(NotDone::Refused)
     }
 
     /// As [`ServerHandle::disconnect`], but does not wait for ever.

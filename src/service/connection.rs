@@ -9,7 +9,7 @@ use crate::base::endpoint::Peer;
 use crate::base::time::Time;
 use crate::buffer::{Chain, Lease, Pool, Shared};
 use crate::net::sockopt::TcpInfo;
-use crate::shared::directory::{ClientInfo, GROUP, USER_DATA, Value};
+use crate::shared::directory::{ClientInfo, ClientValue, GROUP, USER_DATA};
 use crate::shared::receipt::SendError;
 
 #[cfg(doc)]
@@ -255,7 +255,7 @@ impl Connection<'_> {
         self.set_value(GROUP, group);
     }
 
-    fn set_value(&self, value: Value, to: u64) {
+    fn set_value(&self, value: ClientValue, to: u64) {
         // Once the connection is closed, another may have its place.
         if let Some(directory) = self.messenger.directory()
             && directory.has(self.id)

@@ -64,7 +64,7 @@ impl To {
 
 /// What precedes a message in a buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Head {
+pub(crate) struct MessageHead {
     pub(crate) to: To,
     /// The connection in whose call it was sent; 0 if there is none.
     pub(crate) from: u64,
@@ -72,7 +72,7 @@ pub(crate) struct Head {
     len: u32,
 }
 
-impl Head {
+impl MessageHead {
     pub(crate) const BYTES: usize = 1 + 4 * size_of::<u64>() + size_of::<u32>();
 
     fn write(&self, into: &mut Lease) {
@@ -85,7 +85,7 @@ impl Head {
     }
 
     /// Takes the first message from `frames`: its head and its bytes.
-    pub(crate) fn take<'a>(frames: &mut &'a [u8]) -> Option<(Head, &'a [u8])> {
+    pub(crate) fn take<'a>(frames: &mut &'a [u8]) -> Option<(MessageHead, &'a [u8])> {
         let (kind, rest) = frames.split_first()?;
         let mut rest = rest;
         let mut word = || {
@@ -98,7 +98,7 @@ impl Head {
         let len = u32::from_ne_bytes(*len);
         let (bytes, behind) = rest.split_at(len as usize);
         *frames = behind;
-        Some((Head { to: To::from_parts(*kind, to, but), from, number, len }, bytes))
+        Some((MessageHead { to: To::from_parts(*kind, to, but), from, number, len }, bytes))
     }
 }
 
@@ -186,7 +186,7 @@ impl Messenger {
     ) -> Result<(), SendError> {
         let directory = self.directory().ok_or(SendError::Gone)?;
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
-        if Head::BYTES + len > self.pool.buffer_size() {
+        if MessageHead::BYTES + len > self.pool.buffer_size() {
             return Err(SendError::TooLong);
         }
         let workers = match to {
@@ -199,7 +199,7 @@ impl Messenger {
         // First make room for the message on all workers: either all recipients get it, or none
         // does.
         for worker in workers() {
-            self.make_room(worker, Head::BYTES + len)?;
+            self.make_room(worker, MessageHead::BYTES + len)?;
         }
         let number = self.next.get();
         self.next.set(number + 1);
@@ -207,7 +207,7 @@ impl Messenger {
         let mut stages = self.stages.borrow_mut();
         for worker in workers() {
             let lease = stages[worker].as_mut().expect("room was made");
-            Head { to, from, number, len: len as u32 }.write(lease);
+            MessageHead { to, from, number, len: len as u32 }.write(lease);
             for part in parts {
                 lease.extend_from_slice(part);
             }
@@ -321,18 +321,18 @@ mod tests {
         let mut frames = lease.filled();
         let mut last = 0;
         for to in all {
-            let (head, bytes) = Head::take(&mut frames).unwrap();
+            let (head, bytes) = MessageHead::take(&mut frames).unwrap();
             assert_eq!((head.to, head.from, bytes), (to, one.to_bits(), &b"abc"[..]));
             assert!(head.number > last, "each has a number of its own");
             last = head.number;
         }
-        assert_eq!(Head::take(&mut frames), None);
+        assert_eq!(MessageHead::take(&mut frames), None);
     }
 
     #[test]
     fn a_worker_that_does_not_catch_up_has_messages_refused_and_what_is_queued_is_bounded() {
         let ([messenger, _], mailboxes, pool) = two(100);
-        let text = [7; SIZE - Head::BYTES];
+        let text = [7; SIZE - MessageHead::BYTES];
         let mut sent = 0;
         while messenger.send(None, To::Client(id(1, 3)), &[&text]).is_ok() {
             sent += 1;
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(messenger.turn(), 0, "nobody gets what some cannot get");
         assert!(messenger.is_pending(), "the last has to wait");
         let mut delivered = 0;
-        while let Some(crate::shared::mailbox::Command::Messages { from, parcel }) =
+        while let Some(crate::shared::mailbox::WorkerCommand::Messages { from, parcel }) =
             mailboxes.receive(1)
         {
             drop(parcel.into_lease(&pool));
@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn too_long_gone_and_without_a_buffer_are_told_apart() {
         let ([messenger, _], ..) = two(1);
-        let long = [0; SIZE - Head::BYTES + 1];
+        let long = [0; SIZE - MessageHead::BYTES + 1];
         assert_eq!(messenger.send(None, To::All, &[&long]), Err(SendError::TooLong));
         assert_eq!(messenger.send(None, To::Client(id(1, 2)), &[b"x"]), Err(SendError::Gone));
         assert_eq!(messenger.send(None, To::All, &[b"x"]), Err(SendError::QueueFull));

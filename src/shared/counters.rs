@@ -39,7 +39,7 @@ impl Counter {
 /// Whether a value only grows.
 #[cfg(feature = "admin")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum MetricKind {
     /// It counts what has happened since the start.
     Counter,
     /// It says how much there is now.
@@ -47,11 +47,11 @@ pub(crate) enum Kind {
 }
 
 #[cfg(feature = "admin")]
-impl Kind {
+impl MetricKind {
     pub(crate) fn word(self) -> &'static str {
         match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
         }
     }
 }
@@ -59,10 +59,10 @@ impl Kind {
 /// A row of the table of counters: how logs, metrics, JSON and documents name and explain a value of
 /// [`Counts`].
 #[cfg(feature = "admin")]
-pub(crate) struct Row {
+pub(crate) struct CounterRow {
     /// The name in logs and JSON, that of the field.
     pub(crate) name: &'static str,
-    pub(crate) kind: Kind,
+    pub(crate) kind: MetricKind,
     /// What is counted, in the plural.
     #[cfg(test)]
     pub(crate) unit: &'static str,
@@ -76,7 +76,7 @@ pub(crate) struct Row {
 }
 
 #[cfg(feature = "admin")]
-impl Row {
+impl CounterRow {
     /// What the value means, in one line.
     pub(crate) fn help(&self) -> &'static str {
         self.help.trim_start()
@@ -85,7 +85,7 @@ impl Row {
 
 /// A row of the table that is a histogram of times.
 #[cfg(feature = "admin")]
-pub(crate) struct Times {
+pub(crate) struct HistogramRow {
     /// The name in JSON, that of the field.
     pub(crate) name: &'static str,
     /// The name of the metric.
@@ -96,7 +96,7 @@ pub(crate) struct Times {
 }
 
 #[cfg(feature = "admin")]
-impl Times {
+impl HistogramRow {
     /// What the times mean, in one line.
     pub(crate) fn help(&self) -> &'static str {
         self.help.trim_start()
@@ -177,10 +177,10 @@ macro_rules! counters {
 
         /// The table of counters, in the order in which logs and documents show it.
         #[cfg(feature = "admin")]
-        pub(crate) const ROWS: &[Row] = &[
-            $(Row {
+        pub(crate) const ROWS: &[CounterRow] = &[
+            $(CounterRow {
                 name: stringify!($name),
-                kind: Kind::$kind,
+                kind: MetricKind::$kind,
                 #[cfg(test)]
                 unit: $unit,
                 metric: $metric,
@@ -188,9 +188,9 @@ macro_rules! counters {
                 help: concat!($($doc),*),
                 value: |counts| counts.$name,
             },)*
-            Row {
+            CounterRow {
                 name: "closed",
-                kind: Kind::Counter,
+                kind: MetricKind::Counter,
                 #[cfg(test)]
                 unit: $closed_unit,
                 metric: $closed_metric,
@@ -198,9 +198,9 @@ macro_rules! counters {
                 help: concat!($($closed_doc),*),
                 value: Counts::closed_total,
             },
-            $(Row {
+            $(CounterRow {
                 name: stringify!($name2),
-                kind: Kind::$kind2,
+                kind: MetricKind::$kind2,
                 #[cfg(test)]
                 unit: $unit2,
                 metric: $metric2,
@@ -212,8 +212,8 @@ macro_rules! counters {
 
         /// The histograms of the table, in the order in which documents show them.
         #[cfg(feature = "admin")]
-        pub(crate) const TIMES: &[Times] = &[
-            $(Times {
+        pub(crate) const TIMES: &[HistogramRow] = &[
+            $(HistogramRow {
                 name: stringify!($name3),
                 metric: $metric3,
                 help: concat!($($doc3),*),

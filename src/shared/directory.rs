@@ -115,12 +115,12 @@ impl Directory {
     }
 
     /// A value that the service has set for a connection in the directory.
-    pub(crate) fn value(&self, id: ConnectionId, value: Value) -> u64 {
+    pub(crate) fn value(&self, id: ConnectionId, value: ClientValue) -> u64 {
         self.parts[id.worker()].values[id.slot() as usize][value.0].load(Ordering::Relaxed)
     }
 
     /// Sets a value. Only the connection's worker may call this.
-    pub(crate) fn set_value(&self, id: ConnectionId, value: Value, to: u64) {
+    pub(crate) fn set_value(&self, id: ConnectionId, value: ClientValue, to: u64) {
         let values = &self.parts[id.worker()].values[id.slot() as usize];
         values[value.0].store(to, Ordering::Release);
     }
@@ -184,10 +184,10 @@ fn listener_of(rest: u64) -> usize {
 
 /// Selects one of the values that a service sets.
 #[derive(Clone, Copy)]
-pub(crate) struct Value(usize);
+pub(crate) struct ClientValue(usize);
 
-pub(crate) const USER_DATA: Value = Value(0);
-pub(crate) const GROUP: Value = Value(1);
+pub(crate) const USER_DATA: ClientValue = ClientValue(0);
+pub(crate) const GROUP: ClientValue = ClientValue(1);
 
 impl Part {
     /// The client in a slot. `None` if the slot is empty or being written.

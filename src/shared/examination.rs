@@ -17,12 +17,12 @@ pub(crate) struct Detail {
     pub(crate) bytes_sent: u64,
     /// Bytes on the output that the kernel has not accepted.
     pub(crate) output: u64,
-    pub(crate) phase: Phase,
+    pub(crate) phase: Activity,
 }
 
 /// What happens on a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Phase {
+pub(crate) enum Activity {
     /// Nothing is in the way: it is read, and its output is sent at once.
     Open,
     /// The kernel has not accepted all of its output.
@@ -38,16 +38,16 @@ pub(crate) enum Phase {
 }
 
 #[cfg(feature = "admin")]
-impl Phase {
+impl Activity {
     /// The phase in one word.
     pub(crate) fn word(self) -> &'static str {
         match self {
-            Phase::Open => "open",
-            Phase::Sending => "sending",
-            Phase::WaitingForBuffer => "waiting-for-buffer",
-            Phase::Paused => "paused",
-            Phase::Closing => "closing",
-            Phase::Lingering => "lingering",
+            Activity::Open => "open",
+            Activity::Sending => "sending",
+            Activity::WaitingForBuffer => "waiting-for-buffer",
+            Activity::Paused => "paused",
+            Activity::Closing => "closing",
+            Activity::Lingering => "lingering",
         }
     }
 }

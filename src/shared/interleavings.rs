@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use super::mailbox::{Command, EndOrder, Mailboxes};
+use super::mailbox::{EndOrder, Mailboxes, WorkerCommand};
 use super::permits::{Permit, Permits};
 use crate::base::sync::in_model::{Bell, check};
 use crate::buffer::{Pool, Reserve};
@@ -107,7 +107,7 @@ fn no_command_stays_in_a_mailbox_that_closes() {
     check(|| {
         let (mailboxes, [_]) = mailboxes();
         let sender = mailboxes.clone();
-        let sending = thread::spawn(move || sender.send(0, Command::GiveBuffers));
+        let sending = thread::spawn(move || sender.send(0, WorkerCommand::GiveBuffers));
         mailboxes.close(0);
         sending.join().unwrap().unwrap();
         assert!(mailboxes.receive(0).is_none());
@@ -136,7 +136,7 @@ fn a_command_is_received_or_wakes_the_worker() {
         let (mailboxes, [bell]) = mailboxes();
         let senders = [(); 2].map(|()| {
             let sender = mailboxes.clone();
-            thread::spawn(move || sender.send(0, Command::GiveBuffers).unwrap())
+            thread::spawn(move || sender.send(0, WorkerCommand::GiveBuffers).unwrap())
         });
         let (early, _) = turns(&mailboxes, &bell);
         senders.into_iter().for_each(|sender| sender.join().unwrap());
@@ -151,7 +151,7 @@ fn an_order_to_end_is_seen_or_wakes_the_worker() {
     check(|| {
         let (mailboxes, [bell]) = mailboxes();
         let sender = mailboxes.clone();
-        let sending = thread::spawn(move || sender.send(0, Command::GiveBuffers));
+        let sending = thread::spawn(move || sender.send(0, WorkerCommand::GiveBuffers));
         let ordering = mailboxes.clone();
         let order = thread::spawn(move || ordering.order_end(0, EndOrder::Stop));
         let (_, early) = turns(&mailboxes, &bell);

@@ -21,7 +21,7 @@ const INBOX_SIZE: usize = 256;
 /// A command for a worker.
 #[derive(Debug)]
 #[non_exhaustive]
-pub(crate) enum Command {
+pub(crate) enum WorkerCommand {
     /// Return free buffers to the reserve: a thread without a pool needs one.
     GiveBuffers,
     /// Deliver a parcel to the service of a listener, from its copy on another worker.
@@ -91,7 +91,7 @@ pub(crate) enum EndOrder {
 
 /// The times of a worker that can be changed while it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Times {
+pub(crate) struct WorkerTimes {
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) send_timeout: Option<Duration>,
     pub(crate) shed_after: Option<Duration>,
@@ -135,9 +135,10 @@ impl Parcels {
     /// # Errors
     /// The worker's inbox is full. The error contains the buffer.
     pub fn send(&self, worker: usize, lease: Lease) -> Result<(), Lease> {
-        let command = Command::Parcel { listener: self.listener, parcel: lease.into_parcel() };
+        let command =
+            WorkerCommand::Parcel { listener: self.listener, parcel: lease.into_parcel() };
         match self.mailboxes.send(worker, command) {
-            Err(Command::Parcel { parcel, .. }) => Err(parcel.into_lease(&self.pool)),
+            Err(WorkerCommand::Parcel { parcel, .. }) => Err(parcel.into_lease(&self.pool)),
             _ => Ok(()),
         }
     }
@@ -154,7 +155,7 @@ impl Parcels {
 }
 
 struct Mailbox {
-    inbox: ArrayQueue<Command>,
+    inbox: ArrayQueue<WorkerCommand>,
     /// Whether there may be a command in the inbox, or an order to end that the worker has not seen.
     mail: AtomicBool,
     /// The earliest end that was ordered: the deadline of a drain in nanoseconds, [`STOP`] or
@@ -162,7 +163,7 @@ struct Mailbox {
     end: AtomicU64,
     /// Times that the worker has not taken over yet. They are not in the inbox either, so that they
     /// never have to wait for room in it.
-    times: Mutex<Option<Times>>,
+    times: Mutex<Option<WorkerTimes>>,
     has_times: AtomicBool,
     waker: OnceLock<Waker>,
     /// How often the worker has looked into its inbox. It does so once in each turn of its loop that
@@ -227,7 +228,7 @@ impl Mailboxes {
 
     /// Puts a command into a worker's inbox and wakes the worker. Returns the command as the error
     /// if the inbox is full. Drops it if the worker has ended.
-    pub(crate) fn send(&self, worker: usize, command: Command) -> Result<(), Command> {
+    pub(crate) fn send(&self, worker: usize, command: WorkerCommand) -> Result<(), WorkerCommand> {
         let mailbox = &self.mailboxes[worker];
         if mailbox.closed.load(Ordering::Relaxed) {
             return Ok(());
@@ -286,7 +287,7 @@ impl Mailboxes {
     }
 
     /// Sets the times of each worker. Of several, the last ones count.
-    pub(crate) fn set_times(&self, times: Times) {
+    pub(crate) fn set_times(&self, times: WorkerTimes) {
         for (worker, mailbox) in self.mailboxes.iter().enumerate() {
             *mailbox.times.lock().unwrap_or_else(PoisonError::into_inner) = Some(times);
             mailbox.has_times.store(true, Ordering::Release);
@@ -295,7 +296,7 @@ impl Mailboxes {
     }
 
     /// Takes the times that were set since the last call.
-    pub(crate) fn take_times(&self, worker: usize) -> Option<Times> {
+    pub(crate) fn take_times(&self, worker: usize) -> Option<WorkerTimes> {
         let mailbox = &self.mailboxes[worker];
         if !mailbox.has_times.load(Ordering::Relaxed) {
             return None;
@@ -359,8 +360,8 @@ impl Mailboxes {
             return Err(lease);
         }
         on_the_way.fetch_add(1, Ordering::AcqRel);
-        match self.send(to, Command::Messages { from, parcel: lease.into_parcel() }) {
-            Err(Command::Messages { parcel, .. }) => {
+        match self.send(to, WorkerCommand::Messages { from, parcel: lease.into_parcel() }) {
+            Err(WorkerCommand::Messages { parcel, .. }) => {
                 on_the_way.fetch_sub(1, Ordering::AcqRel);
                 Err(parcel.into_lease(pool))
             }
@@ -429,7 +430,7 @@ impl Mailboxes {
     }
 
     /// The next command for a worker.
-    pub(crate) fn receive(&self, worker: usize) -> Option<Command> {
+    pub(crate) fn receive(&self, worker: usize) -> Option<WorkerCommand> {
         self.mailboxes[worker].inbox.pop()
     }
 }
@@ -462,7 +463,7 @@ mod tests {
                     meet(round);
                     while !mailboxes.is_closed(0) {
                         // A full inbox returns it.
-                        let _ = mailboxes.send(0, Command::GiveBuffers);
+                        let _ = mailboxes.send(0, WorkerCommand::GiveBuffers);
                     }
                 }
             });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::marks::Mark;
 use super::member::{Asked, Member};
-use super::peer::{End, Peer};
+use super::peer::{Peer, PeerEnd};
 use super::service::{Seen, Sight, Taken};
 use super::world::World;
 use crate::error::CloseReason;
@@ -32,7 +32,7 @@ pub(super) fn member(world: &mut World, seen: &Seen, peer: &Peer, member: &Membe
     );
     // A layer that has sent an alert drops what the hub had queued.
     let alerted = sight.closed == Some(CloseReason::TlsAlert);
-    let whole = peer.end == Some(End::Fin)
+    let whole = peer.end == Some(PeerEnd::Fin)
         && peer.reads_to_the_end()
         && sight.finished.is_some()
         && !alerted;

@@ -11,7 +11,7 @@ use super::marks::Mark;
 use super::sys::{
     CONNECT_ERRORS, RECV_ERRORS, SEND_ERRORS, SimSys, Woken, draw, endpoint, received,
 };
-use super::world::{EndpointId, Handle, SharedWorld, What, World};
+use super::world::{EndpointId, Handle, HandleTarget, SharedWorld, World};
 use crate::base::endpoint::Peer;
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
@@ -116,7 +116,7 @@ impl SimEngine {
         let world = self.world.borrow();
         match op {
             Operation::Accept => match self.handle(*key).map(|handle| handle.what) {
-                Some(What::Listener(id)) => world.waiting(id) > 0,
+                Some(HandleTarget::Listener(id)) => world.waiting(id) > 0,
                 _ => false,
             },
             Operation::Connect => world.connect_outcome(self.id(*key)).is_some(),
@@ -181,7 +181,7 @@ impl SimEngine {
     }
 
     fn accept(&mut self, key: Key) -> Option<Outcome<Handle>> {
-        let Some(What::Listener(id)) = self.handle(key).map(|handle| handle.what) else {
+        let Some(HandleTarget::Listener(id)) = self.handle(key).map(|handle| handle.what) else {
             panic!("accept on a closed listener")
         };
         let permits = self.permits.as_ref().expect("permits to accept with");
@@ -190,7 +190,8 @@ impl SimEngine {
         match accepted {
             Ok((far, peer)) => {
                 permit.mark_used();
-                let socket = Handle { world: Rc::clone(&self.world), what: What::Endpoint(far) };
+                let socket =
+                    Handle { world: Rc::clone(&self.world), what: HandleTarget::Endpoint(far) };
                 Some(Outcome::Accepted { socket, peer: peer.into(), permit })
             }
             Err(Errno::AGAIN) => None,
@@ -296,9 +297,9 @@ impl SimEngine {
         if let Some(index) = key.listener_index() {
             let listener = self.listeners[index].take();
             let unaccepted = match listener.as_ref().filter(|one| !one.kept.get()) {
-                Some(Listening { socket: Handle { what: What::Listener(id), .. }, .. }) => {
-                    self.world.borrow().waiting(*id) as u32
-                }
+                Some(Listening {
+                    socket: Handle { what: HandleTarget::Listener(id), .. }, ..
+                }) => self.world.borrow().waiting(*id) as u32,
                 _ => 0,
             };
             drop(listener);
@@ -404,7 +405,7 @@ impl Engine for SimEngine {
                     return Submitted::Ready(Outcome::Failed(error));
                 }
                 let near = world.connect(target, true);
-                let what = What::Endpoint(near);
+                let what = HandleTarget::Endpoint(near);
                 drop(world);
                 self.sockets.push((key, Handle { world: Rc::clone(&self.world), what }));
                 Operation::Connect

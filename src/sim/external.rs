@@ -14,7 +14,7 @@ use super::service::Seen;
 use super::world::World;
 use crate::base::key::ConnectionId;
 use crate::buffer::Reserve;
-use crate::server::messaging::{Clients, Failed};
+use crate::server::messaging::{ClientAccess, NotTaken};
 use crate::shared::directory::Directory;
 use crate::shared::mailbox::Mailboxes;
 use crate::shared::receipt::{Answers, SendError, Tally};
@@ -24,7 +24,7 @@ const FLOODS_MAX: u32 = 300;
 
 /// A thread outside of all workers.
 pub(super) struct External {
-    clients: Clients,
+    clients: ClientAccess,
     /// Longest pause between two requests.
     pub(super) pause_max: Duration,
     next: u64,
@@ -50,7 +50,7 @@ impl External {
         pause_max: Duration,
         mut rng: fastrand::Rng,
     ) -> External {
-        let clients = Clients { mailboxes, directory, reserve, next: AtomicU64::new(1) };
+        let clients = ClientAccess { mailboxes, directory, reserve, next: AtomicU64::new(1) };
         let floods = if rng.u8(0..4) == 0 { rng.u32(1..=FLOODS_MAX) } else { 0 };
         External { clients, pause_max, next: 0, floods, rng, waiting: Vec::new() }
     }
@@ -117,7 +117,7 @@ impl External {
     fn broadcast(&mut self, world: &mut World, number: u64, len: usize) {
         world.trace(61, number as usize, 0, || format!("external message {number} to all"));
         let (answers, failed) = self.clients.begin_broadcast(&external_message(number, len), None);
-        if let Some(Failed { error, worker, .. }) = failed {
+        if let Some(NotTaken { error, worker, .. }) = failed {
             self.refused(world, error, worker);
         }
         self.waiting.push((Wish::Broadcast(number), answers));

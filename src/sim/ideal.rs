@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::clock::set_now;
 use super::seat::{Seat, SeatParts, wants_turn};
 use super::sys::{SimSys, Woken};
-use super::world::{Handle, Rates, SharedWorld, What, World};
+use super::world::{FaultRates, Handle, HandleTarget, SharedWorld, World};
 use crate::base::time::Time;
 use crate::buffer::{Pool, Reserve};
 use crate::config::Limits;
@@ -122,7 +122,7 @@ pub fn simulate_with_pauses<F: ServiceFactory, C: Service>(
 }
 
 fn quiet_world(network: Network, workers: usize) -> World {
-    let rates = Rates {
+    let rates = FaultRates {
         late_readiness: 0,
         spurious: 0,
         duplicate: 0,
@@ -172,7 +172,7 @@ impl<S: Service> Seated<S> {
         let reserve = Reserve::new(limits.buffer_size, limits.buffers)?;
         let mailboxes = Arc::new(Mailboxes::new(1));
         let permits = Permits::new(limits.connections_max as u64, mailboxes.clone());
-        let listeners = vec![Handle { world: world.clone(), what: What::Listener(at) }];
+        let listeners = vec![Handle { world: world.clone(), what: HandleTarget::Listener(at) }];
         let setup = Setup {
             listeners: 1,
             permits: Some(permits),

@@ -35,7 +35,7 @@ pub(super) fn fit_into(buffer_size: usize) -> bool {
 
 /// The messages that were sent, and which of them have arrived.
 #[derive(Default)]
-pub(super) struct Log {
+pub(super) struct MessageLog {
     sent: Vec<Sent>,
     /// All messages before this one have reached their recipients.
     settled: usize,
@@ -58,7 +58,7 @@ struct Sent {
     owed: Vec<ConnectionId>,
 }
 
-impl Log {
+impl MessageLog {
     fn set_of(&self, id: ConnectionId) -> (u64, u64) {
         self.set.get(&id).copied().unwrap_or_default()
     }
@@ -155,13 +155,13 @@ impl Sender {
     }
 
     /// A connection was opened: the service may set what others see of it.
-    pub(super) fn opened(&mut self, connection: &mut Connection<'_>, log: &mut Log) {
+    pub(super) fn opened(&mut self, connection: &mut Connection<'_>, log: &mut MessageLog) {
         if self.rng.bool() {
             self.set(connection, log);
         }
     }
 
-    fn set(&mut self, connection: &mut Connection<'_>, log: &mut Log) {
+    fn set(&mut self, connection: &mut Connection<'_>, log: &mut MessageLog) {
         let (user_data, group) = (self.rng.u64(..), self.rng.u64(0..GROUPS));
         connection.set_user_data(user_data);
         connection.set_group(group);
@@ -282,7 +282,7 @@ impl Sender {
 /// Checks a message of a service that arrived at a connection.
 pub(super) fn arrived(
     world: &mut World,
-    log: &mut Log,
+    log: &mut MessageLog,
     connection: &Connection<'_>,
     message: &Message<'_>,
     number: u64,
@@ -306,7 +306,7 @@ pub(super) fn arrived(
 }
 
 /// Returns what the list of clients shows wrongly for one of them.
-fn misread(log: &Log, client: &ClientInfo) -> Option<String> {
+fn misread(log: &MessageLog, client: &ClientInfo) -> Option<String> {
     let (listed, set) = ((client.user_data, client.group), log.set_of(client.id));
     (listed != set).then(|| format!("{} is listed with {listed:?}, and has {set:?}", client.id))
 }

@@ -10,7 +10,7 @@ use super::member::Member;
 use super::protocol::{Flaw, Script, Served};
 use super::reader::Reader;
 use super::wire::{Framing, Header, Proxy, Records, Wire, header, proxy, records};
-use super::world::{EndpointId, Event, ServerEnd, Unseen, World, address_of};
+use super::world::{EndpointId, ServerEnd, Unseen, World, WorldEvent, address_of};
 use crate::base::time::Time;
 use crate::builtin::url::After;
 use crate::error::Errno;
@@ -73,7 +73,7 @@ impl Manner {
 
 /// How a peer's connection ended, as the peer saw it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum End {
+pub(super) enum PeerEnd {
     /// The other side closed with FIN.
     Fin,
     /// It was reset.
@@ -105,7 +105,7 @@ pub(super) struct Peer {
     said_fin: bool,
     /// It stays connected for a while after it has received everything.
     stays: bool,
-    pub(super) end: Option<End>,
+    pub(super) end: Option<PeerEnd>,
     begun: bool,
     gave_up: bool,
     /// When a byte last moved, either way, be it the service's or a layer's.
@@ -259,7 +259,7 @@ impl Peer {
             if self.begun {
                 world.close(self.endpoint);
             }
-            self.ends(world, End::Left);
+            self.ends(world, PeerEnd::Left);
         }
     }
 
@@ -307,7 +307,7 @@ impl Peer {
         }
         match world.connect_outcome(self.endpoint) {
             None => self.idle_turns += 1,
-            Some(Err(_)) => return self.ends(world, End::Refused),
+            Some(Err(_)) => return self.ends(world, PeerEnd::Refused),
             Some(Ok(())) => {
                 let before = (self.sent, self.heard);
                 self.exchange(world);
@@ -320,7 +320,7 @@ impl Peer {
         }
         if self.end.is_none() {
             let pause = self.pause(world);
-            world.at(world.now + pause, Event::Peer(self.number));
+            world.at(world.now + pause, WorldEvent::Peer(self.number));
         }
     }
 
@@ -368,7 +368,7 @@ impl Peer {
                 }
             }
             Err(Errno::AGAIN) => {}
-            Err(_) => self.ends(world, End::Reset),
+            Err(_) => self.ends(world, PeerEnd::Reset),
         }
     }
 
@@ -395,7 +395,7 @@ impl Peer {
             let of_service = header.fin_came(world);
             self.hear(&of_service);
         }
-        self.ends(world, End::Fin);
+        self.ends(world, PeerEnd::Fin);
         world.close(self.endpoint);
     }
 
@@ -486,7 +486,7 @@ impl Peer {
                 self.moved_at = world.now;
             }
             Err(Errno::AGAIN) => {}
-            Err(_) => self.ends(world, End::Reset),
+            Err(_) => self.ends(world, PeerEnd::Reset),
         }
         false
     }
@@ -516,7 +516,7 @@ impl Peer {
                 self.moved_at = world.now;
             }
             Err(Errno::AGAIN) => {}
-            Err(_) => self.ends(world, End::Reset),
+            Err(_) => self.ends(world, PeerEnd::Reset),
         }
         None
     }
@@ -567,7 +567,7 @@ impl Peer {
                 self.moved_at = world.now;
             }
             Err(Errno::AGAIN) => {}
-            Err(_) => return self.ends(world, End::Reset),
+            Err(_) => return self.ends(world, PeerEnd::Reset),
         }
         if records.ends_within_a_record() {
             self.sends_fin(world);
@@ -610,7 +610,7 @@ impl Peer {
                 self.sent += (count - of_header) as u64;
             }
             Err(Errno::AGAIN) => {}
-            Err(_) => self.ends(world, End::Reset),
+            Err(_) => self.ends(world, PeerEnd::Reset),
         }
     }
 
@@ -650,7 +650,7 @@ impl Peer {
                     world.mark(Mark::HalfThenReset);
                 }
                 world.abort(self.endpoint);
-                self.ends(world, End::Left);
+                self.ends(world, PeerEnd::Left);
             }
             Manner::Resetting => {}
             Manner::NeverReading | Manner::Silent if world.now >= self.leaves_at => {
@@ -690,14 +690,14 @@ impl Peer {
             return;
         }
         world.close(self.endpoint);
-        self.ends(world, End::Left);
+        self.ends(world, PeerEnd::Left);
     }
 
-    fn ends(&mut self, world: &mut World, end: End) {
+    fn ends(&mut self, world: &mut World, end: PeerEnd) {
         self.end = Some(end);
         // A layer that has sent an alert drops the rest of what the service has sent.
         let alerted = self.records().is_some_and(|records| records.heard_alert);
-        let whole = end == End::Fin && !alerted;
+        let whole = end == PeerEnd::Fin && !alerted;
         let heard = match &self.member {
             Some(member) => member.end(whole),
             None => self.reader.end(&self.script.borrow(), whole),
@@ -709,10 +709,10 @@ impl Peer {
         if let Err(wrong) = heard {
             panic!("peer {number}: {wrong}");
         }
-        if self.is_satisfied() && end != End::Refused {
+        if self.is_satisfied() && end != PeerEnd::Refused {
             world.mark(self.manner.done());
         }
-        if self.manner.is_honest() && self.has_all() && end != End::Refused {
+        if self.manner.is_honest() && self.has_all() && end != PeerEnd::Refused {
             self.mark_done(world);
         }
     }

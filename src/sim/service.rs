@@ -43,7 +43,7 @@ pub(super) struct Seen {
     /// Connections that an external thread asked to disconnect.
     pub(super) disconnects: HashSet<ConnectionId>,
     /// The messages of the services.
-    pub(super) log: messages::Log,
+    pub(super) log: messages::MessageLog,
     /// Messages and parcels that the services got in this turn.
     pub(super) messages_of_turn: usize,
     pub(super) parcels_of_turn: usize,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 
 use super::marks::Mark;
-use super::world::{Edge, EndpointId, Handle, SharedWorld, Watch, What, World};
+use super::world::{Edge, EndpointId, Handle, HandleTarget, SharedWorld, Watch, World};
 use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::key::Key;
 use crate::base::time::Time;
@@ -48,8 +48,8 @@ impl Woken {
 /// The endpoint of a handle.
 pub(super) fn endpoint(handle: &Handle) -> EndpointId {
     match handle.what {
-        What::Endpoint(id) => id,
-        What::Listener(_) => panic!("a listener in place of a connection"),
+        HandleTarget::Endpoint(id) => id,
+        HandleTarget::Listener(_) => panic!("a listener in place of a connection"),
     }
 }
 
@@ -183,7 +183,7 @@ impl Sys for SimSys {
 
     fn register(&mut self, socket: &Handle, token: u64) -> Result<(), Errno> {
         let mut world = self.world.borrow_mut();
-        if let What::Endpoint(_) = socket.what {
+        if let HandleTarget::Endpoint(_) = socket.what {
             let errors = [(Errno::NOMEM, Mark::RegisterNomem), (Errno::NOSPC, Mark::RegisterNospc)];
             let rate = world.rates.register_error;
             draw(&mut world, rate, &errors)?;
@@ -193,14 +193,18 @@ impl Sys for SimSys {
     }
 
     fn accept(&mut self, listener: &Listening<Handle>) -> Result<(Handle, Peer), Errno> {
-        let What::Listener(id) = listener.socket.what else { panic!("accept on a connection") };
+        let HandleTarget::Listener(id) = listener.socket.what else {
+            panic!("accept on a connection")
+        };
         let (far, address) = self.world.borrow_mut().accept(id)?;
-        let handle = Handle { world: Rc::clone(&self.world), what: What::Endpoint(far) };
+        let handle = Handle { world: Rc::clone(&self.world), what: HandleTarget::Endpoint(far) };
         Ok((handle, address.into()))
     }
 
     fn backlog(&self, listener: &Listening<Handle>) -> u32 {
-        let What::Listener(id) = listener.socket.what else { panic!("backlog of a connection") };
+        let HandleTarget::Listener(id) = listener.socket.what else {
+            panic!("backlog of a connection")
+        };
         if listener.kept.get() { 0 } else { self.world.borrow().waiting(id) as u32 }
     }
 
@@ -210,7 +214,7 @@ impl Sys for SimSys {
         draw(&mut world, rate, &CONNECT_ERRORS)?;
         let target = target.socket_addr().expect("the simulated network has TCP only");
         let near = world.connect(target, true);
-        Ok(Handle { world: Rc::clone(&self.world), what: What::Endpoint(near) })
+        Ok(Handle { world: Rc::clone(&self.world), what: HandleTarget::Endpoint(near) })
     }
 
     fn connect_error(&mut self, socket: &Handle) -> Result<(), Errno> {

@@ -61,7 +61,7 @@ use crate::buffer::{Lease, Pool, Reserve};
 use crate::config::Limits;
 use crate::engine::MioEngine;
 use crate::engine::sys::Listening;
-use crate::server::messaging::Clients;
+use crate::server::messaging::ClientAccess;
 use crate::service::{Service, ServiceFactory};
 use crate::shared::counters::{Counters, Counts, Stats};
 use crate::shared::directory::Directory;
@@ -95,7 +95,7 @@ pub struct Rig<S: Service> {
     /// Buffers that the test has taken.
     taken: Vec<Lease>,
     counters: Arc<Counters>,
-    clients: Clients,
+    clients: ClientAccess,
 }
 
 /// Whether the worker was woken since it last looked.
@@ -140,7 +140,7 @@ impl<S: Service> Rig<S> {
         let slots = limits.max_connections as usize;
         let mailboxes = Arc::new(Mailboxes::new(1));
         let permits = Permits::new(limits.max_connections.into(), mailboxes.clone());
-        let clients = Clients {
+        let clients = ClientAccess {
             mailboxes: mailboxes.clone(),
             directory: Directory::new(1, slots),
             reserve,

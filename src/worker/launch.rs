@@ -22,7 +22,7 @@ use crate::config::Limits;
 use crate::engine::MioEngine;
 use crate::engine::sys::{Kernel, Listening};
 use crate::service::{Service, WorkerContext};
-use crate::shared::mailbox::{Mailboxes, Times};
+use crate::shared::mailbox::{Mailboxes, WorkerTimes};
 #[cfg(all(feature = "internals", feature = "tls"))]
 use crate::tls::client::{Connector, Name};
 
@@ -54,8 +54,8 @@ impl Rules {
     }
 
     /// Takes over times that were changed.
-    pub(crate) fn set(&mut self, times: &Times) {
-        let Times { idle_timeout, send_timeout, shed_after, linger } = *times;
+    pub(crate) fn set(&mut self, times: &WorkerTimes) {
+        let WorkerTimes { idle_timeout, send_timeout, shed_after, linger } = *times;
         *self = Rules { idle_timeout, send_timeout, shed_after, linger, ..*self };
     }
 }

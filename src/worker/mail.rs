@@ -15,11 +15,11 @@ use crate::base::key::{ConnectionId, Key};
 use crate::buffer::{Lease, Parcel, Pool, Shared};
 use crate::engine::Engine;
 use crate::error::CloseReason;
-use crate::service::messenger::{BUFFERS_MAX, Head};
+use crate::service::messenger::{BUFFERS_MAX, MessageHead};
 use crate::service::{Attention, Message, Service, To};
 use crate::shared::directory::GROUP;
 use crate::shared::examination::{self, Detail, Examination};
-use crate::shared::mailbox::Command;
+use crate::shared::mailbox::WorkerCommand;
 use crate::shared::receipt::{Mail, Receipt, Recipients, SendError};
 
 /// A buffer with messages that are being passed to the service.
@@ -39,7 +39,7 @@ pub(super) struct Delivery {
 enum Buffer {
     /// One message from another thread, for one client or for all.
     OfThread { parcel: Parcel, to: Recipients, number: u64 },
-    /// Messages from a service, each behind a [`Head`].
+    /// Messages from a service, each behind a [`MessageHead`].
     OfService(Result<Shared, Lease>),
 }
 
@@ -95,7 +95,7 @@ impl Buffer {
                     Err(lease) => (lease.filled(), 0),
                 };
                 let mut rest = &data[at..];
-                let (Head { to, from, number, .. }, bytes) = Head::take(&mut rest)?;
+                let (MessageHead { to, from, number, .. }, bytes) = MessageHead::take(&mut rest)?;
                 let end = data.len() - rest.len();
                 let place = start + end - bytes.len()..start + end;
                 let shared = buffer.as_ref().ok().map(|shared| (shared, place));
@@ -160,33 +160,35 @@ impl<S: Service, L: Layer> Core<S, L> {
     fn carry_out_command<E: Engine>(
         &mut self,
         engine: &mut E,
-        command: Command,
+        command: WorkerCommand,
         work: &mut Work,
     ) -> Option<Delivery> {
         work.spend(Work::CALL);
         match command {
-            Command::GiveBuffers => self.pool.give(false),
-            Command::Parcel { listener, parcel } => {
+            WorkerCommand::GiveBuffers => self.pool.give(false),
+            WorkerCommand::Parcel { listener, parcel } => {
                 self.service.parcel(listener, parcel.into_lease(&self.pool), self.now);
             }
-            Command::Message(mail) => return Some(Delivery::of_thread(mail)),
-            Command::Messages { from, parcel } => {
+            WorkerCommand::Message(mail) => return Some(Delivery::of_thread(mail)),
+            WorkerCommand::Messages { from, parcel } => {
                 let lease = parcel.into_lease(&self.pool);
                 return Some(Delivery::of_service(lease, &self.pool, Some(from)));
             }
-            Command::Disconnect { id, receipt } => {
+            WorkerCommand::Disconnect { id, receipt } => {
                 work.spend(Work::SEND);
                 self.disconnect(engine, id, receipt);
             }
-            Command::GoOnWith(moved) => {
+            WorkerCommand::GoOnWith(moved) => {
                 work.spend(Work::SEND);
                 self.go_on_with(engine, *moved);
             }
-            Command::AddListeners { listeners, mut receipt } => {
+            WorkerCommand::AddListeners { listeners, mut receipt } => {
                 receipt.queued = self.add_listeners(engine, listeners);
             }
-            Command::CloseListeners { numbers, receipt } => self.begin_to_leave(numbers, receipt),
-            Command::Examine { examination, receipt } => {
+            WorkerCommand::CloseListeners { numbers, receipt } => {
+                self.begin_to_leave(numbers, receipt)
+            }
+            WorkerCommand::Examine { examination, receipt } => {
                 self.examine(engine, &examination, work);
                 drop(examination);
                 drop(receipt);
@@ -399,18 +401,18 @@ impl<S: Service, L: Layer> Core<S, L> {
     }
 
     fn detail<E: Engine>(&mut self, engine: &E, key: Key) -> Detail {
-        use examination::Phase;
+        use examination::Activity;
         let waits = self.supply.is_waiting(key.slot());
         let context = self.context(key);
         let (machine, in_flight) = (&context.machine, engine.sending(key));
         let output = (context.output.len() + in_flight) as u64;
         let phase = match machine.phase() {
-            machine::Phase::Open if waits => Phase::WaitingForBuffer,
-            machine::Phase::Open if machine.is_sending() => Phase::Sending,
-            machine::Phase::Open if machine.is_paused() => Phase::Paused,
-            machine::Phase::Open => Phase::Open,
-            machine::Phase::Lingering => Phase::Lingering,
-            _ => Phase::Closing,
+            machine::Phase::Open if waits => Activity::WaitingForBuffer,
+            machine::Phase::Open if machine.is_sending() => Activity::Sending,
+            machine::Phase::Open if machine.is_paused() => Activity::Paused,
+            machine::Phase::Open => Activity::Open,
+            machine::Phase::Lingering => Activity::Lingering,
+            _ => Activity::Closing,
         };
         let (bytes_received, bytes_sent) = (context.bytes_received, context.bytes_sent);
         Detail { bytes_received, bytes_sent, output, phase }

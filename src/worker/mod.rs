@@ -31,7 +31,7 @@ use crate::error::Errno;
 #[cfg(any(test, feature = "sim"))]
 use crate::service::Attention;
 #[cfg(any(test, feature = "sim"))]
-use crate::service::messenger::Head;
+use crate::service::messenger::MessageHead;
 use crate::service::messenger::Messenger;
 use crate::service::{Requests, Service, Turn, WorkerContext};
 use crate::shared::counters::Counters;
@@ -454,7 +454,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     /// those that have arrived and those of the service itself. The messages of one buffer that are
     /// for the same connection are not divided.
     pub(crate) fn messages_per_turn_max(&self, buffer_size: usize) -> usize {
-        2 * ((self.core.work / Work::CALL) as usize + 1 + buffer_size / Head::BYTES)
+        2 * ((self.core.work / Work::CALL) as usize + 1 + buffer_size / MessageHead::BYTES)
     }
 
     /// Whether messages are left that have to be delivered.

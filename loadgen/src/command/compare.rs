@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::command::sets;
 use crate::error::{Exit, Failure};
-use crate::report::ending::State;
+use crate::report::ending::EndState;
 use crate::report::outputs::{Sink, page_beside};
 use crate::report::parts::side_by_side;
 use crate::report::print;
@@ -98,8 +98,8 @@ pub fn run(args: &CompareArgs) -> Result<Exit, Failure> {
     if let Some(page) = &mut page {
         page.write_results(args.results()?)?;
     }
-    let states = [&first, &second].map(|saved| State::of_saved(&saved.run));
-    Ok(State::worst(states.into_iter()).exit())
+    let states = [&first, &second].map(|saved| EndState::of_saved(&saved.run));
+    Ok(EndState::worst(states.into_iter()).exit())
 }
 
 impl CompareArgs {
@@ -189,7 +189,7 @@ fn render(first: &Saved, second: &Saved) -> String {
     for (nth, completed) in (1..).zip(saved::targets_side_by_side(first, second)) {
         line(&format!("Target {nth}"), completed.map(|count| count.to_string()), None);
     }
-    let states = runs.map(State::of_saved);
+    let states = runs.map(EndState::of_saved);
     line("Ended", states.map(|state| state.ending.word().into()), None);
     line("Objectives", states.map(|state| state.objectives.word().into()), None);
     line("Verdict", states.map(|state| state.verdict.word().into()), None);

@@ -8,7 +8,7 @@ use clap::Parser;
 use hdrhistogram::Histogram;
 
 use crate::error::{Exit, Failure};
-use crate::report::ending::{Ending, State};
+use crate::report::ending::{EndState, Ending};
 use crate::report::outputs::page_beside;
 use crate::report::print;
 use crate::report::saved::{self, Saved, SavedResult};
@@ -187,11 +187,11 @@ fn count_of(runs: &[Saved], is: fn(&RunSummary) -> bool) -> usize {
 
 /// The worst of all runs in each respect. The objectives of shards are those of the whole, unless a
 /// second of one has ended the run.
-fn state(runs: &[Saved], shards: Option<&ShardsSummary>) -> State {
-    let worst = State::worst(runs.iter().map(|saved| State::of_saved(&saved.run)));
+fn state(runs: &[Saved], shards: Option<&ShardsSummary>) -> EndState {
+    let worst = EndState::worst(runs.iter().map(|saved| EndState::of_saved(&saved.run)));
     match shards {
         None => worst,
-        Some(shards) => State {
+        Some(shards) => EndState {
             verdict: worst.verdict.max(shards.verdict()),
             objectives: match worst.ending {
                 Ending::Whole => shards.objectives(),
@@ -502,7 +502,7 @@ pub(crate) mod tests {
             (merged.verdict, merged.objectives, merged.exit_code)
         };
         let [zero, one, two] = [0, 1, 2].map(|index| shard(index, false));
-        assert_eq!(State::of_saved(&zero.run).objectives, Objectives::Missed, "1000/s alone");
+        assert_eq!(EndState::of_saved(&zero.run).objectives, Objectives::Missed, "1000/s alone");
         assert_eq!(merged(&[zero, one, two]), (Verdict::Valid, "met".into(), 0));
         let two_of_three = [0, 2].map(|index| shard(index, false));
         assert_eq!(merged(&two_of_three), (Verdict::UnderConnected, "met".into(), 4));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::command::compare::{CompareArgs, CompareFormat};
 use crate::error::{Exit, Failure};
 use crate::report::difference::{Values, figures, judge, metrics, short};
-use crate::report::ending::{Objectives, State};
+use crate::report::ending::{EndState, Objectives};
 use crate::report::print;
 use crate::report::saved::{Part, SavedResult};
 use crate::report::schema::{
@@ -81,7 +81,7 @@ fn compare(sets: &mut [Vec<Part>; 2], conditions: &[FailIf]) -> (ComparisonSumma
         values
     });
     let judged = judge(conditions, None, |metric| first.set_against(&second, metric));
-    let mut state = State::worst(sets.iter().flatten().map(|part| part.state));
+    let mut state = EndState::worst(sets.iter().flatten().map(|part| part.state));
     if !conditions.is_empty() {
         // That a file met its own objectives says nothing about a difference.
         let of_files = state.objectives.max(Objectives::NotGiven);

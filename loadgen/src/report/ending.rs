@@ -7,7 +7,7 @@ use crate::error::{Exit, Failure};
 
 /// What the exit code depends on, if there is a result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct State {
+pub struct EndState {
     pub verdict: Verdict,
     pub ending: Ending,
     pub objectives: Objectives,
@@ -44,7 +44,7 @@ pub enum Objectives {
 #[derive(Clone, Copy, Debug)]
 pub enum End<'a> {
     Failure(&'a Failure),
-    State(State),
+    State(EndState),
 }
 
 /// A row of the table.
@@ -77,7 +77,7 @@ pub const TABLE: [Row; 16] = [
     }),
     row("`generator-limited`, and every `--slo` is met nevertheless", Exit::Ok, |end| {
         let met =
-            |state: &State| state.ending == Ending::Whole && state.objectives == Objectives::Met;
+            |state: &EndState| state.ending == Ending::Whole && state.objectives == Objectives::Met;
         end.has(Verdict::GeneratorLimited) && end.is(met)
     }),
     row("`generator-limited`, otherwise", Exit::NotValid, |end| end.has(Verdict::GeneratorLimited)),
@@ -109,7 +109,7 @@ impl End<'_> {
         TABLE.iter().find(|row| (row.applies)(self)).expect("there is a row for each end")
     }
 
-    fn is(&self, holds: impl Fn(&State) -> bool) -> bool {
+    fn is(&self, holds: impl Fn(&EndState) -> bool) -> bool {
         matches!(self, End::State(state) if holds(state))
     }
 
@@ -118,13 +118,13 @@ impl End<'_> {
     }
 }
 
-impl State {
+impl EndState {
     pub fn exit(self) -> Exit {
         End::State(self).row().exit
     }
 
     /// The state of a run from a file.
-    pub fn of_saved(run: &RunSummary) -> State {
+    pub fn of_saved(run: &RunSummary) -> EndState {
         let ending = match run {
             _ if run.interrupted => Ending::PartInterrupted,
             _ if run.aborted.is_some() => Ending::Aborted,
@@ -135,11 +135,11 @@ impl State {
         let each = run.objectives.iter().map(Objectives::of_result);
         let objectives =
             if missed_by_second { Objectives::Missed } else { Objectives::of_all(each) };
-        State { verdict: run.verdict, ending, objectives }
+        EndState { verdict: run.verdict, ending, objectives }
     }
 
     /// The state of several runs that were added up, from a file.
-    pub fn of_merged(merged: &MergedSummary) -> State {
+    pub fn of_merged(merged: &MergedSummary) -> EndState {
         let ending = match merged {
             _ if merged.runs_interrupted > 0 => Ending::PartInterrupted,
             _ if merged.runs_aborted > 0 => Ending::Aborted,
@@ -148,15 +148,15 @@ impl State {
         let objectives = Objectives::ALL.into_iter().find(|one| one.word() == merged.objectives);
         // Files of earlier versions do not say it.
         let objectives = objectives.unwrap_or(Objectives::NotGiven);
-        State { verdict: merged.verdict, ending, objectives }
+        EndState { verdict: merged.verdict, ending, objectives }
     }
 
     /// The worst of each, over several runs.
     ///
     /// # Panics
     /// There are no runs.
-    pub fn worst(states: impl Iterator<Item = State>) -> State {
-        let worst = states.reduce(|one, other| State {
+    pub fn worst(states: impl Iterator<Item = EndState>) -> EndState {
+        let worst = states.reduce(|one, other| EndState {
             verdict: one.verdict.max(other.verdict),
             ending: one.ending.max(other.ending),
             objectives: one.objectives.max(other.objectives),
@@ -243,7 +243,7 @@ mod tests {
                 [Ending::Whole, Ending::Aborted, Ending::PartInterrupted, Ending::Interrupted]
             {
                 for objectives in Objectives::ALL {
-                    states.push(State { verdict, ending, objectives });
+                    states.push(EndState { verdict, ending, objectives });
                 }
             }
         }
@@ -270,8 +270,8 @@ mod tests {
 
     #[test]
     fn several_runs_are_as_good_as_the_worst_in_each_respect() {
-        let state = |verdict, ending, objectives| State { verdict, ending, objectives };
-        let worst = State::worst(
+        let state = |verdict, ending, objectives| EndState { verdict, ending, objectives };
+        let worst = EndState::worst(
             [
                 state(Verdict::GeneratorLimited, Ending::Whole, Objectives::NotGiven),
                 state(Verdict::ConnectionsLost, Ending::Whole, Objectives::Met),
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn a_sum_of_runs_is_read_with_the_state_that_it_has() {
         let read = |interrupted, aborted, objectives: &str| {
-            State::of_merged(&MergedSummary {
+            EndState::of_merged(&MergedSummary {
                 runs_interrupted: interrupted,
                 runs_aborted: aborted,
                 objectives: objectives.into(),
@@ -301,7 +301,7 @@ mod tests {
             (0, 1, Ending::Aborted),
         ] {
             let state =
-                State { verdict: Verdict::NotDelivered, ending, objectives: Objectives::Met };
+                EndState { verdict: Verdict::NotDelivered, ending, objectives: Objectives::Met };
             assert_eq!(read(interrupted, aborted, Objectives::Met.word()), state);
         }
         for objectives in Objectives::ALL {

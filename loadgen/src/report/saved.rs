@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::ending::State;
+use super::ending::EndState;
 use super::schema::{
     AbSummary, ComparisonSummary, DatagramCounts, Distribution, LinkSummary, MergedSummary,
     PartsSummary, RunConfig, RunSummary, SCHEMA_VERSION, SearchSummary, StampSummary, StepResult,
@@ -30,7 +30,7 @@ pub struct Saved {
 
 /// The keys that identify an object.
 #[derive(Deserialize)]
-struct Head {
+struct ObjectKeys {
     #[serde(default)]
     r#type: String,
     #[serde(default)]
@@ -141,7 +141,7 @@ pub struct Part {
     pub latency: Histogram<u64>,
     /// Replies per second; of repetitions the mean, and of shards the rate of all.
     pub rate: f64,
-    pub state: State,
+    pub state: EndState,
     settings: Settings,
     time: PartTime,
 }
@@ -168,7 +168,7 @@ impl Part {
             SavedResult::Run(run) => Part {
                 latency: histogram(&name, "latency", &run.latency)?,
                 rate: run.requests_per_second,
-                state: State::of_saved(&run),
+                state: EndState::of_saved(&run),
                 settings: Settings::of_run(&run),
                 time: PartTime::Runs,
                 name,
@@ -194,7 +194,7 @@ impl Part {
                 (latency, rate, PartTime::Together(Box::new((whole, sum))))
             }
         };
-        let state = State::of_merged(&merged);
+        let state = EndState::of_merged(&merged);
         let settings = Settings { target: None, version: None, config: merged.config };
         Ok(Part { name, latency, rate, state, settings, time })
     }
@@ -280,7 +280,7 @@ fn histogram(
 }
 
 /// Finds the only object, or the last line of several.
-fn object(text: &str) -> Result<(Head, &str), String> {
+fn object(text: &str) -> Result<(ObjectKeys, &str), String> {
     let last = text.trim_end().lines().last().unwrap_or_default();
     match (serde_json::from_str(text), serde_json::from_str(last)) {
         (Ok(head), _) => Ok((head, text)),
@@ -312,7 +312,7 @@ fn summary(text: &str) -> Result<RunSummary, String> {
     head.parse(text, SCHEMA_VERSION, "the summary of a run")
 }
 
-impl Head {
+impl ObjectKeys {
     /// Parses an object that is `what`, if its version is this one.
     fn parse<T: DeserializeOwned>(
         &self,
@@ -525,7 +525,7 @@ pub mod tests {
             name: name.into(),
             latency: report.records.latency.clone(),
             rate: run.requests_per_second,
-            state: State::of_saved(&run),
+            state: EndState::of_saved(&run),
             settings: Settings::of_run(&run),
             time: PartTime::Runs,
         }

@@ -8,7 +8,7 @@ use echopool::builtin::url::ServiceOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ending::{Ending, Objectives, State};
+use super::ending::{EndState, Ending, Objectives};
 use super::{Abort, Report, datagram, hub, load_text};
 use crate::error::Exit;
 use crate::report::validity;
@@ -109,13 +109,13 @@ impl Report {
     }
 
     /// What the exit code depends on.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> EndState {
         let ending = match self {
             _ if self.interrupted => Ending::Interrupted,
             _ if self.aborted.is_some() => Ending::Aborted,
             _ => Ending::Whole,
         };
-        State { verdict: self.verdict(), ending, objectives: self.objectives_state() }
+        EndState { verdict: self.verdict(), ending, objectives: self.objectives_state() }
     }
 
     /// The exit code, from the table in `ending`.

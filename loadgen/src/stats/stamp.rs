@@ -18,14 +18,14 @@ const BIAS: i64 = 1 << 62;
 /// The four times of a packet and its reply, in nanoseconds since 1970. The first and the last are
 /// those of this machine's clock, the others those of the reflector's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Times {
+pub struct StampTimes {
     pub sent: u64,
     pub received: u64,
     pub replied: u64,
     pub returned: u64,
 }
 
-impl Times {
+impl StampTimes {
     /// The time in the reflector.
     fn residence(&self) -> u64 {
         self.replied.saturating_sub(self.received)
@@ -164,7 +164,13 @@ impl StampRecords {
     }
 
     /// Records the times of a reply. `own`: the error of this machine's clock, in nanoseconds.
-    pub fn reply(&mut self, session: &mut Session, times: &Times, error: &ErrorEstimate, own: u64) {
+    pub fn reply(
+        &mut self,
+        session: &mut Session,
+        times: &StampTimes,
+        error: &ErrorEstimate,
+        own: u64,
+    ) {
         self.round_trip.saturating_record(times.round_trip());
         self.residence.saturating_record(times.residence());
         self.reflector_synchronized &= error.is_synchronized;
@@ -250,9 +256,9 @@ impl StampRecords {
 }
 
 /// The times of a reply.
-pub fn times(reflection: &Reflection, sent: u64, returned: u64) -> Times {
+pub fn times(reflection: &Reflection, sent: u64, returned: u64) -> StampTimes {
     let Reflection { received_unix_ns: received, sent_unix_ns: replied, .. } = *reflection;
-    Times { sent, received, replied, returned }
+    StampTimes { sent, received, replied, returned }
 }
 
 #[cfg(test)]
@@ -263,12 +269,12 @@ mod tests {
     const ERROR: ErrorEstimate =
         ErrorEstimate { is_synchronized: true, format: Format::Ntp, error_ns: 2_000 };
 
-    fn at(there: i64, residence: u64, back: u64) -> Times {
+    fn at(there: i64, residence: u64, back: u64) -> StampTimes {
         let sent = 1_000_000_000;
         let received = sent + 1_000_000 + there as u64;
         let replied = received + residence;
         // The reflector's clock is a millisecond ahead.
-        Times { sent, received, replied, returned: replied + back - 1_000_000 }
+        StampTimes { sent, received, replied, returned: replied + back - 1_000_000 }
     }
 
     #[test]
@@ -298,7 +304,7 @@ mod tests {
         let mut records = StampRecords::new(CLOCK);
         let mut session = Session::default();
         for received in [900, 1_700] {
-            let times = Times { sent: 1_000, received, replied: 2_000, returned: 2_000 };
+            let times = StampTimes { sent: 1_000, received, replied: 2_000, returned: 2_000 };
             records.reply(&mut session, &times, &ERROR, 0);
         }
         records.end(&session, 2);
@@ -357,7 +363,7 @@ mod tests {
     #[test]
     fn a_socket_has_a_jitter_after_two_replies_and_a_delay_of_zero_is_not_below_it() {
         let mut records = StampRecords::new(CLOCK);
-        let times = Times { sent: 100, received: 100, replied: 400, returned: 400 };
+        let times = StampTimes { sent: 100, received: 100, replied: 400, returned: 400 };
         for replies in [1, 2] {
             let mut session = Session::default();
             for _ in 0..replies {
@@ -373,7 +379,7 @@ mod tests {
     fn delays_count_if_the_clocks_agree() {
         let one = |clock, error| {
             let mut records = StampRecords::new(clock);
-            let times = Times { sent: 100, received: 300, replied: 400, returned: 450 };
+            let times = StampTimes { sent: 100, received: 300, replied: 400, returned: 450 };
             records.reply(&mut Session::default(), &times, &error, 0);
             assert_eq!(records.delay.each_ref().map(|delay| delay.max()), [200, 50]);
             records.disagreement()

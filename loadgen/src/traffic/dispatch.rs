@@ -42,10 +42,10 @@ pub struct Dispatch {
     start: Time,
     /// For each connection, whether it is in `free`.
     queued: Vec<bool>,
-    kind: Kind,
+    kind: Schedules,
 }
 
-enum Kind {
+enum Schedules {
     /// One schedule. Each request goes to the connection that has had room for the longest time.
     Shared { arrivals: Arrivals, free: VecDeque<u32> },
     /// One schedule per connection. A connection with room waits for the next time of its own
@@ -58,10 +58,10 @@ impl Dispatch {
     pub fn new(plan: &OpenLoop, lane: Lane, first: u64, connections: usize, seed: u64) -> Dispatch {
         let mut arrivals = plan.arrivals(lane, first, connections, seed);
         let kind = if plan.strict {
-            Kind::Strict { arrivals, free: BinaryHeap::with_capacity(connections) }
+            Schedules::Strict { arrivals, free: BinaryHeap::with_capacity(connections) }
         } else {
             let free = VecDeque::with_capacity(connections);
-            Kind::Shared { arrivals: arrivals.swap_remove(0), free }
+            Schedules::Shared { arrivals: arrivals.swap_remove(0), free }
         };
         let queued = vec![false; connections];
         Dispatch { profile: plan.profile.clone(), start: Time::ZERO, queued, kind }
@@ -82,8 +82,8 @@ impl Dispatch {
             return;
         }
         match &mut self.kind {
-            Kind::Shared { free, .. } => free.push_back(index as u32),
-            Kind::Strict { arrivals, free } => {
+            Schedules::Shared { free, .. } => free.push_back(index as u32),
+            Schedules::Strict { arrivals, free } => {
                 free.push(Reverse((arrivals[index].next_ns(), index as u32)));
             }
         }
@@ -95,9 +95,11 @@ impl Dispatch {
     pub fn due_connection(&mut self, now: Time) -> Option<usize> {
         let now_ns = self.nanos(now)?;
         let index = match &mut self.kind {
-            Kind::Shared { arrivals, free } if arrivals.next_ns() <= now_ns => free.pop_front()?,
-            Kind::Shared { .. } => return None,
-            Kind::Strict { arrivals, free } => loop {
+            Schedules::Shared { arrivals, free } if arrivals.next_ns() <= now_ns => {
+                free.pop_front()?
+            }
+            Schedules::Shared { .. } => return None,
+            Schedules::Strict { arrivals, free } => loop {
                 let mut first = free.peek_mut()?;
                 let Reverse((due, index)) = *first;
                 if due > now_ns {
@@ -121,8 +123,8 @@ impl Dispatch {
     pub fn take(&mut self, index: usize, now: Time) -> Option<Time> {
         let now_ns = self.nanos(now)?;
         let arrivals = match &mut self.kind {
-            Kind::Shared { arrivals, .. } => arrivals,
-            Kind::Strict { arrivals, .. } => &mut arrivals[index],
+            Schedules::Shared { arrivals, .. } => arrivals,
+            Schedules::Strict { arrivals, .. } => &mut arrivals[index],
         };
         let due = arrivals.next_ns();
         if due > now_ns {
@@ -136,16 +138,16 @@ impl Dispatch {
     /// request.
     #[inline]
     pub fn others_wait(&self) -> bool {
-        matches!(&self.kind, Kind::Shared { free, .. } if !free.is_empty())
+        matches!(&self.kind, Schedules::Shared { free, .. } if !free.is_empty())
     }
 
     /// When there will be both a request and a connection for it; `None` if one of them is missing.
     #[inline]
     pub fn next(&self) -> Option<Time> {
         let due = match &self.kind {
-            Kind::Shared { free, .. } if free.is_empty() => return None,
-            Kind::Shared { arrivals, .. } => arrivals.next_ns(),
-            Kind::Strict { free, .. } => free.peek()?.0.0,
+            Schedules::Shared { free, .. } if free.is_empty() => return None,
+            Schedules::Shared { arrivals, .. } => arrivals.next_ns(),
+            Schedules::Strict { free, .. } => free.peek()?.0.0,
         };
         (due != u64::MAX).then(|| time(self.start, due))
     }
@@ -153,8 +155,8 @@ impl Dispatch {
     /// The intended time of the oldest request that has not been taken.
     pub fn oldest(&self) -> Time {
         let due = match &self.kind {
-            Kind::Shared { arrivals, .. } => arrivals.next_ns(),
-            Kind::Strict { arrivals, .. } => {
+            Schedules::Shared { arrivals, .. } => arrivals.next_ns(),
+            Schedules::Strict { arrivals, .. } => {
                 arrivals.iter().map(Arrivals::next_ns).min().unwrap_or(u64::MAX)
             }
         };
@@ -166,8 +168,8 @@ impl Dispatch {
     pub fn is_exhausted(&self, is_gone: impl Fn(usize) -> bool) -> bool {
         let is_over = |arrivals: &Arrivals| arrivals.next_ns() == u64::MAX;
         match &self.kind {
-            Kind::Shared { arrivals, .. } => is_over(arrivals),
-            Kind::Strict { arrivals, .. } => {
+            Schedules::Shared { arrivals, .. } => is_over(arrivals),
+            Schedules::Strict { arrivals, .. } => {
                 arrivals.iter().enumerate().all(|(index, own)| is_over(own) || is_gone(index))
             }
         }
@@ -177,8 +179,8 @@ impl Dispatch {
     pub fn abandon(&mut self, end: Time, mut each: impl FnMut(Time)) {
         let Dispatch { profile, start, kind, .. } = self;
         let schedules = match kind {
-            Kind::Shared { arrivals, .. } => std::slice::from_mut(arrivals),
-            Kind::Strict { arrivals, .. } => arrivals.as_mut_slice(),
+            Schedules::Shared { arrivals, .. } => std::slice::from_mut(arrivals),
+            Schedules::Strict { arrivals, .. } => arrivals.as_mut_slice(),
         };
         for arrivals in schedules {
             while arrivals.next_ns() != u64::MAX && time(*start, arrivals.next_ns()) < end {
@@ -221,7 +223,9 @@ mod tests {
     #[test]
     fn the_tables_take_what_is_said_of_them() {
         let Dispatch { queued, kind, .. } = dispatch(1_000, 10, true);
-        let Kind::Strict { arrivals, free } = kind else { panic!("each has its own schedule") };
+        let Schedules::Strict { arrivals, free } = kind else {
+            panic!("each has its own schedule")
+        };
         assert!(free.capacity() >= 10, "room for each of them");
         let entry = size_of::<Reverse<(u64, u32)>>();
         let each = size_of_val(&arrivals[0]) + entry + size_of_val(&queued[0]);

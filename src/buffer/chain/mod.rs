@@ -6,7 +6,7 @@ use std::fmt;
 use std::mem;
 
 use super::lease::{Lease, dissolve};
-use super::pool::{Link, NONE, Pool};
+use super::pool::{ChainLink, NONE, Pool};
 use super::shared_buffer::Shared;
 
 /// Leases in a row: a first-in, first-out queue of bytes, of any length that the pool has room for.
@@ -101,7 +101,7 @@ impl Chain {
         let last = self.link(self.last);
         let follows = last.buffer == buffer && last.end == start;
         if follows {
-            self.pool.local().links[self.last as usize].set(Link { end, ..last });
+            self.pool.local().links[self.last as usize].set(ChainLink { end, ..last });
         }
         follows
     }
@@ -152,7 +152,7 @@ impl Chain {
     }
 
     #[cold]
-    fn drop_link(&self, id: u32, link: Link) {
+    fn drop_link(&self, id: u32, link: ChainLink) {
         match self.pool.local().is_reference(id) {
             true => self.pool.local().end_reference(id),
             // In tests, dropping a lease overwrites its buffer.
@@ -161,7 +161,7 @@ impl Chain {
     }
 
     #[inline]
-    fn unlink_front(&mut self) -> (u32, Link) {
+    fn unlink_front(&mut self) -> (u32, ChainLink) {
         let id = self.first;
         let link = self.link(id);
         self.first = link.next;
@@ -249,11 +249,11 @@ impl Chain {
 
     #[allow(unsafe_code)]
     fn move_to_beginning(&mut self) {
-        let Link { start, end, .. } = self.link(self.first);
+        let ChainLink { start, end, .. } = self.link(self.first);
         // SAFETY: the chain owns the numbers of its buffers, and is borrowed exclusively.
         let buffer = unsafe { self.pool.local().bytes_mut(self.first) };
         buffer.copy_within(start as usize..end as usize, 0);
-        let link = Link { start: 0, end: end - start, ..self.link(self.first) };
+        let link = ChainLink { start: 0, end: end - start, ..self.link(self.first) };
         self.pool.local().links[self.first as usize].set(link);
     }
 
@@ -292,7 +292,7 @@ impl Chain {
         buffer[link.end as usize..][..bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len() as u32;
         self.pool.local().links[self.last as usize]
-            .set(Link { end: link.end + bytes.len() as u32, ..link });
+            .set(ChainLink { end: link.end + bytes.len() as u32, ..link });
     }
 
     #[cold]
@@ -329,7 +329,7 @@ impl Chain {
             let here = link.end - link.start;
             if left < here {
                 self.pool.local().links[self.first as usize]
-                    .set(Link { start: link.start + left, ..link });
+                    .set(ChainLink { start: link.start + left, ..link });
                 self.len -= left;
                 return;
             }
@@ -495,13 +495,13 @@ impl Chain {
     }
 
     #[inline]
-    fn link(&self, id: u32) -> Link {
+    fn link(&self, id: u32) -> ChainLink {
         self.pool.local().links[id as usize].get()
     }
 
     fn set_next(&self, id: u32, next: u32) {
         let link = &self.pool.local().links[id as usize];
-        link.set(Link { next, ..link.get() });
+        link.set(ChainLink { next, ..link.get() });
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::local::{COST_OF_LIST, Held, Local, Payload};
 use super::members::{Member, Reserved, Room};
-use super::outbox::{Kind, Workers};
+use super::outbox::{RunKind, Workers};
 use crate::buffer::{Chain, Lease};
 use crate::builtin::Slow;
 use crate::protocol::framing::{LENGTH_BYTES, length};
@@ -38,7 +38,7 @@ impl Local {
         let head = message_head(true, from.to_bits(), payload.len, self.order);
         let frame = || std::iter::once(&head[..]).chain(payload.pieces());
         for worker in others {
-            self.outbox.stage(worker, Kind::Broadcast, 0, frame());
+            self.outbox.stage(worker, RunKind::Broadcast, 0, frame());
         }
         let range = self.log.append(frame());
         self.has_taken(self.outbox.taken_at);
@@ -84,7 +84,7 @@ impl Local {
                 return self.put_not_sent(from, GONE, to);
             }
             self.outbox.make_room(id.worker(), bytes)?;
-            self.outbox.stage(id.worker(), Kind::Unicast, to, frame);
+            self.outbox.stage(id.worker(), RunKind::Unicast, to, frame);
             return Ok(1);
         }
         let Some(place) = self.receiver(to) else { return self.put_not_sent(from, GONE, to) };

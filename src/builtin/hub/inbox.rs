@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::local::{COST_OF_REQUEST, Local, Stop};
 use super::members::{Reserved, Room};
-use super::outbox::{Kind, NotSent, RUN_HEAD_BYTES, Run, Unpacking};
+use super::outbox::{NotSent, RUN_HEAD_BYTES, Run, RunKind, Unpacking};
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::protocol::hub::{GONE, QUEUE_FULL, sender};
@@ -89,8 +89,8 @@ impl Local {
             return Err(Stop::Budget);
         }
         match run.kind {
-            Kind::Refresh => {}
-            Kind::Unicast => {
+            RunKind::Refresh => {}
+            RunKind::Unicast => {
                 if let Some(place) = self.receiver(run.to)
                     && !self.members.all()[place].owes_welcome
                     && self.room_for_copy(place, run.len) == Room::Soon
@@ -98,7 +98,7 @@ impl Local {
                     return Err(Stop::Held(self.held_by(place)));
                 }
             }
-            Kind::Broadcast | Kind::Notices => {
+            RunKind::Broadcast | RunKind::Notices => {
                 let copies = self.copies(run.len, false);
                 if copies > self.pool.available() {
                     return Err(Stop::Held(self.held_by_copies(run.len, false)));
@@ -114,10 +114,10 @@ impl Local {
             self.has_taken(taken_at);
         }
         let cost = match run.kind {
-            Kind::Broadcast => self.deliver_to_all(range),
-            Kind::Notices => self.deliver_notices(range),
-            Kind::Refresh => self.refresh(),
-            Kind::Unicast => self.deliver_unicasts(run.to, range),
+            RunKind::Broadcast => self.deliver_to_all(range),
+            RunKind::Notices => self.deliver_notices(range),
+            RunKind::Refresh => self.refresh(),
+            RunKind::Unicast => self.deliver_unicasts(run.to, range),
         };
         self.reserved = Reserved::default();
         self.parcel_budget = self.parcel_budget.saturating_sub(COST_OF_REQUEST + cost);

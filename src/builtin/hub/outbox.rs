@@ -44,7 +44,7 @@ pub(super) const PARCEL_HEAD_BYTES: usize = 1 + RUN_HEAD_BYTES;
 /// The kind of the frames in a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub(super) enum RunKind {
     /// Messages to all members.
     Broadcast,
     /// Messages to one member. Their senders are told if the member does not get them.
@@ -55,17 +55,17 @@ pub(super) enum Kind {
     Refresh,
 }
 
-impl Kind {
+impl RunKind {
     /// Whether its frames are messages of clients.
     pub(super) fn has_messages(self) -> bool {
-        matches!(self, Kind::Broadcast | Kind::Unicast)
+        matches!(self, RunKind::Broadcast | RunKind::Unicast)
     }
 }
 
 /// The head of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Run {
-    pub(super) kind: Kind,
+    pub(super) kind: RunKind,
     /// The id of the member, or 0.
     pub(super) to: u64,
     /// Bytes of its frames.
@@ -78,7 +78,7 @@ impl Run {
         let (kinds, rest) = bytes.split_first().expect("a run has a head");
         let (to, rest) = rest.split_first_chunk().expect("a run has a head");
         let len = rest.first_chunk().expect("a run has a head");
-        let all = [Kind::Broadcast, Kind::Unicast, Kind::Notices, Kind::Refresh];
+        let all = [RunKind::Broadcast, RunKind::Unicast, RunKind::Notices, RunKind::Refresh];
         Run {
             kind: all[usize::from(*kinds)],
             to: u64::from_le_bytes(*to),
@@ -294,14 +294,14 @@ impl Outbox {
     pub(super) fn stage<'a>(
         &mut self,
         worker: usize,
-        kind: Kind,
+        kind: RunKind,
         to: u64,
         pieces: impl Iterator<Item = &'a [u8]>,
     ) {
         let stage = &mut self.stages[worker];
         self.has_moved |= stage.run.is_none();
         let lease = stage.lease.as_mut().expect("room was made");
-        stage.unicasts += usize::from(kind == Kind::Unicast);
+        stage.unicasts += usize::from(kind == RunKind::Unicast);
         if kind.has_messages() {
             stage.taken_at.get_or_insert(self.taken_at);
         }
@@ -329,7 +329,7 @@ impl Outbox {
             if self.stages[worker].lost_notices || self.make_room(worker, frame.len()).is_err() {
                 self.stages[worker].lost_notices = true;
             } else {
-                self.stage(worker, Kind::Notices, 0, std::iter::once(frame));
+                self.stage(worker, RunKind::Notices, 0, std::iter::once(frame));
             }
         }
     }
@@ -375,7 +375,7 @@ impl Outbox {
             if self.stages[worker].lost_notices {
                 match self.make_room(worker, 0) {
                     Ok(()) => {
-                        self.stage(worker, Kind::Refresh, 0, std::iter::empty());
+                        self.stage(worker, RunKind::Refresh, 0, std::iter::empty());
                         self.stages[worker].lost_notices = false;
                     }
                     Err(why) => wants_buffer |= why == NoRoom::NoBuffer,
@@ -514,7 +514,7 @@ mod tests {
 
     #[test]
     fn the_head_of_a_run_is_read_as_it_is_written() {
-        for kind in [Kind::Broadcast, Kind::Unicast, Kind::Notices, Kind::Refresh] {
+        for kind in [RunKind::Broadcast, RunKind::Unicast, RunKind::Notices, RunKind::Refresh] {
             let run = Run { kind, to: u64::MAX - 1, len: 70_000 };
             assert_eq!(Run::read(&run.head()), run);
         }

@@ -2,7 +2,8 @@
 //! connection, and whether there is one.
 
 use super::{
-    ConnectionStage, Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot, State, Stream, Unsent,
+    ClientSlot, ConnectionStage, Driver, Error, Fifo, Lane, NONE, OpKind, OpLink, State, Stream,
+    Unsent,
 };
 use crate::error::CloseReason;
 use crate::service::Connection;
@@ -86,13 +87,13 @@ impl Driver {
         let mut behind = std::mem::replace(&mut slot.next.waiting, Fifo::EMPTY);
         while let Some(index) = {
             let slot = &mut self.slots[i as usize];
-            let next = self.ops.pop_front(&mut slot.in_flight, Link::Sent);
-            next.or_else(|| self.ops.pop_front(&mut slot.present.waiting, Link::Sent))
+            let next = self.ops.pop_front(&mut slot.in_flight, OpLink::Sent);
+            next.or_else(|| self.ops.pop_front(&mut slot.present.waiting, OpLink::Sent))
         } {
             self.keep_or_fail(i, index, why, keep);
         }
-        while let Some(index) = self.ops.pop_front(&mut behind, Link::Sent) {
-            self.ops.push_back(&mut self.slots[i as usize].next.waiting, Link::Sent, index);
+        while let Some(index) = self.ops.pop_front(&mut behind, OpLink::Sent) {
+            self.ops.push_back(&mut self.slots[i as usize].next.waiting, OpLink::Sent, index);
         }
     }
 
@@ -100,15 +101,15 @@ impl Driver {
     pub(super) fn settle_unsent(&mut self, i: u32, why: &Error, keep: bool) {
         let slot = &mut self.slots[i as usize];
         let mut waiting = std::mem::replace(&mut slot.present.waiting, Fifo::EMPTY);
-        while let Some(index) = self.ops.pop_front(&mut waiting, Link::Sent) {
+        while let Some(index) = self.ops.pop_front(&mut waiting, OpLink::Sent) {
             let slot = &mut self.slots[i as usize];
             match self.ops.at(index) {
                 op if op.put > 0 => {
-                    self.ops.push_back(&mut slot.present.waiting, Link::Sent, index);
+                    self.ops.push_back(&mut slot.present.waiting, OpLink::Sent, index);
                 }
-                op if op.kind == Kind::Disconnect => {
+                op if op.kind == OpKind::Disconnect => {
                     op.lane = Lane::None;
-                    self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
+                    self.ops.push_back(&mut slot.disconnect, OpLink::Sent, index);
                 }
                 _ => self.keep_or_fail(i, index, why, keep),
             }
@@ -130,19 +131,19 @@ impl Driver {
             (op.put, op.end) = (0, 0);
             (op.lane, op.next, op.receives) = (Lane::Waiting, true, receives);
             let next = &mut self.slots[i as usize].next;
-            self.ops.push_back(&mut next.waiting, Link::Sent, index);
+            self.ops.push_back(&mut next.waiting, OpLink::Sent, index);
             if receives {
-                self.ops.push_back(&mut next.receiving, Link::Received, index);
+                self.ops.push_back(&mut next.receiving, OpLink::Received, index);
             }
             return;
         }
-        let result = if kind == Kind::Disconnect { Ok(()) } else { Err(why.clone()) };
+        let result = if kind == OpKind::Disconnect { Ok(()) } else { Err(why.clone()) };
         self.finish(index, result, sent);
     }
 }
 
 /// Number of bytes of an operation that the kernel has accepted.
-pub(super) fn bytes_sent_of(slot: &Slot, op: &super::Op) -> usize {
+pub(super) fn bytes_sent_of(slot: &ClientSlot, op: &super::Op) -> usize {
     let unsent = op.end.saturating_sub(slot.stream.sent) as usize;
     op.put.saturating_sub(unsent)
 }

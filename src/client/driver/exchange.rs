@@ -4,7 +4,7 @@
 //! back. A connection is read one receive ahead of the requested bytes, so that its end is noticed.
 //! After that it is paused until more bytes are requested, which bounds the unrequested bytes.
 
-use super::{ConnectionStage, Driver, Error, Fifo, Kind, Lane, Link, NONE, Slot};
+use super::{ClientSlot, ConnectionStage, Driver, Error, Fifo, Lane, NONE, OpKind, OpLink};
 use crate::base::time::Time;
 use crate::buffer::Lease;
 use crate::service::{Answer, Connection};
@@ -58,17 +58,17 @@ impl Driver {
             return Some(Answer::CloseAfterSend);
         }
         let first = self.ops.get(slot.present.waiting.first)?.kind;
-        if !matches!(first, Kind::HalfClose | Kind::Disconnect) {
+        if !matches!(first, OpKind::HalfClose | OpKind::Disconnect) {
             return None;
         }
-        let index = self.ops.pop_front(&mut slot.present.waiting, Link::Sent)?;
+        let index = self.ops.pop_front(&mut slot.present.waiting, OpLink::Sent)?;
         self.ops.at(index).lane = Lane::None;
-        if first == Kind::HalfClose {
+        if first == OpKind::HalfClose {
             self.finish(index, Ok(()), 0);
             return Some(Answer::HalfClose);
         }
         slot.stage = ConnectionStage::Closing;
-        self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
+        self.ops.push_back(&mut slot.disconnect, OpLink::Sent, index);
         Some(Answer::CloseAfterSend)
     }
 
@@ -80,7 +80,7 @@ impl Driver {
             if first == NONE || self.ops.at(first).end > slot.stream.sent {
                 return;
             }
-            self.ops.pop_front(&mut slot.in_flight, Link::Sent);
+            self.ops.pop_front(&mut slot.in_flight, OpLink::Sent);
             let put = self.ops.at(first).put;
             self.finish(first, Ok(()), put);
         }
@@ -116,7 +116,7 @@ impl Driver {
 
     /// Copies bytes of the first waiting operation into a lease.
     fn fill_lease(&mut self, i: u32, lease: &mut Lease) {
-        let Slot { framing, present, in_flight, stream, .. } = &mut self.slots[i as usize];
+        let ClientSlot { framing, present, in_flight, stream, .. } = &mut self.slots[i as usize];
         let index = present.waiting.first;
         let op = self.ops.at(index);
         let count = op.fill(*framing, lease.spare_mut());
@@ -126,11 +126,11 @@ impl Driver {
         op.end = stream.put;
         let (kind, is_whole) = (op.kind, op.put == op.wire_len(*framing));
         if is_whole {
-            self.ops.pop_front(&mut present.waiting, Link::Sent);
+            self.ops.pop_front(&mut present.waiting, OpLink::Sent);
             self.ops.at(index).lane = Lane::None;
-            if kind == Kind::Send {
+            if kind == OpKind::Send {
                 self.ops.at(index).lane = Lane::InFlight;
-                self.ops.push_back(in_flight, Link::Sent, index);
+                self.ops.push_back(in_flight, OpLink::Sent, index);
             }
         }
     }
@@ -164,7 +164,7 @@ impl Driver {
         let framing = slot.framing;
         let has_input = connection.as_ref().is_some_and(|c| !c.input.is_empty());
         // Bytes of an earlier connection cannot be its reply.
-        if op.kind == Kind::SendReceive {
+        if op.kind == OpKind::SendReceive {
             slot.stash.clear_ended();
         }
         let taken = if op.done {
@@ -173,7 +173,7 @@ impl Driver {
             let taken = op.take(framing, slot.stash.bytes());
             taken.inspect(|taken| slot.stash.consume(taken.bytes)).map(Some)
         } else if let Some(why) = slot.stash.end().cloned()
-            && (op.kind != Kind::Receive || op.reply.is_empty())
+            && (op.kind != OpKind::Receive || op.reply.is_empty())
         {
             return self.end_stashed_stream(i, why);
         } else if let Some(connection) = connection
@@ -185,7 +185,7 @@ impl Driver {
         } else {
             // Completes an operation that needs no bytes, or a receive that already has some.
             op.take(framing, &[]).map(|taken| {
-                let some = op.kind == Kind::Receive && !op.reply.is_empty();
+                let some = op.kind == OpKind::Receive && !op.reply.is_empty();
                 (taken.done || some).then_some(super::super::ops::Taken { bytes: 0, done: true })
             })
         };
@@ -211,13 +211,13 @@ impl Driver {
         if op.lane != Lane::None {
             return false;
         }
-        if matches!(op.kind, Kind::SendReceive | Kind::Message)
+        if matches!(op.kind, OpKind::SendReceive | OpKind::Message)
             && let Some(crate::protocol::framing::Framing::Delimiter { delimiter, .. }) = framing
         {
             op.reply.truncate(op.reply.len() - delimiter.bytes().len());
         }
         let put = op.put;
-        self.ops.pop_front(&mut slot.present.receiving, Link::Received);
+        self.ops.pop_front(&mut slot.present.receiving, OpLink::Received);
         self.finish(index, Ok(()), put);
         true
     }
@@ -225,12 +225,12 @@ impl Driver {
     /// Fails the first receive because of invalid data. The start of the next message is unknown.
     fn fail_receive(&mut self, i: u32, index: u32, error: Error) {
         let slot = &mut self.slots[i as usize];
-        self.ops.pop_front(&mut slot.present.receiving, Link::Received);
+        self.ops.pop_front(&mut slot.present.receiving, OpLink::Received);
         let op = self.ops.at(index);
         op.receives = false;
         if op.lane == Lane::Waiting {
             op.lane = Lane::None;
-            self.ops.unlink(&mut slot.present.waiting, Link::Sent, index);
+            self.ops.unlink(&mut slot.present.waiting, OpLink::Sent, index);
         }
         if slot.stash.end().is_some() {
             // The data is from an earlier connection, so the present one continues.
@@ -250,7 +250,7 @@ impl Driver {
     fn end_stashed_stream(&mut self, i: u32, why: Error) -> bool {
         let slot = &mut self.slots[i as usize];
         slot.stash.pop_ended();
-        if let Some(index) = self.ops.pop_front(&mut slot.present.receiving, Link::Received) {
+        if let Some(index) = self.ops.pop_front(&mut slot.present.receiving, OpLink::Received) {
             self.finish_at_end(index, &why);
         }
         self.schedule_wake(i);
@@ -297,9 +297,9 @@ impl Driver {
         // Requests that have not been started are not affected.
         let slot = &mut self.slots[i as usize];
         let (mut here, mut others) = (Fifo::EMPTY, Fifo::EMPTY);
-        while let Some(index) = self.ops.pop_front(&mut slot.present.receiving, Link::Received) {
+        while let Some(index) = self.ops.pop_front(&mut slot.present.receiving, OpLink::Received) {
             let line = if self.ops.at(index).has_started() { &mut here } else { &mut others };
-            self.ops.push_back(line, Link::Received, index);
+            self.ops.push_back(line, OpLink::Received, index);
         }
         slot.present.receiving = here;
         slot.stash.seal(why);
@@ -319,13 +319,13 @@ impl Driver {
     fn fail_receives(&mut self, i: u32, error: &Error) {
         loop {
             let slot = &mut self.slots[i as usize];
-            let first = self.ops.pop_front(&mut slot.present.receiving, Link::Received);
+            let first = self.ops.pop_front(&mut slot.present.receiving, OpLink::Received);
             let Some(index) = first else { return };
             let op = self.ops.at(index);
             op.receives = false;
             if op.lane == Lane::Waiting {
                 op.lane = Lane::None;
-                self.ops.unlink(&mut slot.present.waiting, Link::Sent, index);
+                self.ops.unlink(&mut slot.present.waiting, OpLink::Sent, index);
             }
             self.finish_at_end(index, error);
         }

@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use super::completer;
 use super::error::Error;
-use super::ops::{Ended, Fifo, Kind, Lane, Link, NONE, Op, Ops};
+use super::ops::{Ended, Fifo, Lane, NONE, Op, OpKind, OpLink, Ops};
 use super::options::{Options, State, Unsent};
 use super::resolve::Question;
-use super::submission::{Command, Submission};
+use super::submission::{LoopCommand, Submission};
 use super::target::Target;
 use crate::base::time::Time;
 use crate::base::timer_wheel::Wheel;
@@ -33,7 +33,7 @@ mod slot;
 
 #[cfg(feature = "tls")]
 pub(super) use connecting::slot_of_tag;
-use slot::{ConnectionStage, Place, Slot, Stream};
+use slot::{ClientSlot, ConnectionStage, Place, Stream};
 
 /// Resolution of deadlines.
 const TICK: Duration = Duration::from_millis(1);
@@ -50,7 +50,7 @@ const POSTPONED_MAX: u8 = 128;
 /// reason.
 const COMPLETIONS_PER_TURN: usize = 4096;
 
-/// Longest time from [`Command::End`] to the end of the loop, whatever the linger time is.
+/// Longest time from [`LoopCommand::End`] to the end of the loop, whatever the linger time is.
 const END_MAX: Duration = Duration::from_secs(10);
 
 /// The clients of one loop.
@@ -58,7 +58,7 @@ pub(crate) struct Driver {
     submission: Arc<Submission>,
     resolver: SyncSender<Question>,
     linger: Duration,
-    slots: Vec<Slot>,
+    slots: Vec<ClientSlot>,
     ops: Ops,
     /// Timers of clients, and deadlines of operations.
     wheel: Wheel,
@@ -100,7 +100,7 @@ impl Driver {
             submission,
             resolver,
             linger,
-            slots: (0..clients).map(|_| Slot::new()).collect(),
+            slots: (0..clients).map(|_| ClientSlot::new()).collect(),
             ops: Ops::new(operations as usize),
             wheel: Wheel::new(count, TICK, now),
             deadlines: Wheel::new(operations as usize, TICK, now),
@@ -116,7 +116,7 @@ impl Driver {
         }
     }
 
-    fn slot(&mut self, slot: u32) -> &mut Slot {
+    fn slot(&mut self, slot: u32) -> &mut ClientSlot {
         &mut self.slots[slot as usize]
     }
 
@@ -131,21 +131,21 @@ impl Driver {
         true
     }
 
-    fn execute(&mut self, command: Command) {
+    fn execute(&mut self, command: LoopCommand) {
         match command {
-            Command::New { slot, target, options } => self.new_client(slot, target, *options),
-            Command::Submit { index, op } => {
+            LoopCommand::New { slot, target, options } => self.new_client(slot, target, *options),
+            LoopCommand::Submit { index, op } => {
                 let slot = op.slot;
                 self.ops.insert(index, *op);
                 self.submit(slot, index);
             }
-            Command::Cancel { index, id } => {
+            LoopCommand::Cancel { index, id } => {
                 if self.ops.get(index).is_some_and(|op| op.id == id && op.ended.is_none()) {
                     self.end_early(index, Error::Cancelled);
                 }
             }
-            Command::Dropped { slot } => self.drop_client(slot, Error::Cancelled),
-            Command::End => {
+            LoopCommand::Dropped { slot } => self.drop_client(slot, Error::Cancelled),
+            LoopCommand::End => {
                 let later = self.linger.saturating_add(Duration::from_secs(1));
                 self.ending = Some(self.now + later.min(END_MAX));
                 (0..self.slots.len() as u32).for_each(|i| self.drop_client(i, Error::LoopEnded));
@@ -194,7 +194,7 @@ impl Driver {
     fn release_slot(&mut self, i: u32) {
         self.wheel.clear(i);
         self.abandon_attempts(i);
-        let old = std::mem::replace(self.slot(i), Slot::new());
+        let old = std::mem::replace(self.slot(i), ClientSlot::new());
         let slot = self.slot(i);
         // Attempts of the old client may still end later.
         slot.epoch = old.epoch.wrapping_add(1);
@@ -262,7 +262,7 @@ impl Driver {
     /// Notifies callers of operations that have ended, up to the limit of one turn.
     fn complete_ended(&mut self) {
         for _ in 0..COMPLETIONS_PER_TURN {
-            let Some(index) = self.ops.pop_front(&mut self.ended, Link::Sent) else { return };
+            let Some(index) = self.ops.pop_front(&mut self.ended, OpLink::Sent) else { return };
             let op = self.ops.remove(index);
             let at_rest = self.slot(op.slot).stage == ConnectionStage::Idle;
             // Released first, so that a callback can start another operation with this number.
@@ -426,7 +426,7 @@ mod tests {
             let (resolver, _requests) = sync_channel(1);
             let random = fastrand::Rng::with_seed(0);
             let mut driver = Driver::new(submission, resolver, 1, 1, linger, random);
-            driver.execute(Command::End);
+            driver.execute(LoopCommand::End);
             assert_eq!(driver.ending, Some(driver.now + most), "{linger:?}");
         }
     }

@@ -1,7 +1,9 @@
 //! Operations from start to end: where each is queued, when it is due, and how it ends early.
 //! `exchange` transfers data, and `connecting` makes connections.
 
-use super::{ConnectionStage, Driver, Ended, Error, Fifo, Kind, Lane, Link, NONE, Place, ending};
+use super::{
+    ConnectionStage, Driver, Ended, Error, Fifo, Lane, NONE, OpKind, OpLink, Place, ending,
+};
 use crate::base::time::Time;
 
 impl Driver {
@@ -9,7 +11,7 @@ impl Driver {
     pub(super) fn submit(&mut self, i: u32, index: u32) {
         let op = self.ops.at(index);
         let (kind, deadline) = (op.kind, op.deadline);
-        if op.completer.is_cancelled() && kind != Kind::Disconnect {
+        if op.completer.is_cancelled() && kind != OpKind::Disconnect {
             return self.finish(index, Err(Error::Cancelled), 0);
         }
         if deadline != Time::MAX {
@@ -19,14 +21,14 @@ impl Driver {
             return self.finish(index, Err(Error::LoopEnded), 0);
         }
         match kind {
-            Kind::Connect => self.submit_connect(i, index),
-            Kind::Disconnect => self.submit_disconnect(i, index),
+            OpKind::Connect => self.submit_connect(i, index),
+            OpKind::Disconnect => self.submit_disconnect(i, index),
             _ => self.submit_transfer(i, index, kind),
         }
     }
 
     /// Queues a transfer, for the connection that is current at its place in the queue.
-    fn submit_transfer(&mut self, i: u32, index: u32, kind: Kind) {
+    fn submit_transfer(&mut self, i: u32, index: u32, kind: OpKind) {
         let slot = &mut self.slots[i as usize];
         let place = slot.place();
         let only_receives = kind.receives() && !kind.sends();
@@ -49,12 +51,12 @@ impl Driver {
         op.next = next;
         if !only_receives {
             op.lane = Lane::Waiting;
-            queues.fin = kind == Kind::HalfClose;
-            self.ops.push_back(&mut queues.waiting, Link::Sent, index);
+            queues.fin = kind == OpKind::HalfClose;
+            self.ops.push_back(&mut queues.waiting, OpLink::Sent, index);
         }
         if kind.receives() {
             self.ops.at(index).receives = true;
-            self.ops.push_back(&mut queues.receiving, Link::Received, index);
+            self.ops.push_back(&mut queues.receiving, OpLink::Received, index);
             self.deliver_input(i, None);
         }
         self.schedule_wake(i);
@@ -66,13 +68,13 @@ impl Driver {
             ConnectionStage::Open(_) if !slot.disconnecting => {
                 slot.disconnecting = true;
                 self.ops.at(index).lane = Lane::Waiting;
-                self.ops.push_back(&mut slot.present.waiting, Link::Sent, index);
+                self.ops.push_back(&mut slot.present.waiting, OpLink::Sent, index);
                 self.schedule_wake(i);
             }
             // The connection is already ending, and no other is to follow.
             ConnectionStage::Open(_) | ConnectionStage::Closing => {
                 slot.disconnecting = true;
-                self.ops.push_back(&mut slot.disconnect, Link::Sent, index);
+                self.ops.push_back(&mut slot.disconnect, OpLink::Sent, index);
                 self.fail_connect(i, Error::Cancelled);
                 self.fail_queues(i, true, &Error::Cancelled);
             }
@@ -93,7 +95,7 @@ impl Driver {
     pub(super) fn end(&mut self, index: u32, ended: Ended) {
         self.deadlines.clear(index);
         self.ops.at(index).ended = Some(ended);
-        self.ops.push_back(&mut self.ended, Link::Sent, index);
+        self.ops.push_back(&mut self.ended, OpLink::Sent, index);
     }
 
     /// Fails an operation that is invalid in the client's state. Its caller is notified at the next
@@ -105,15 +107,15 @@ impl Driver {
         op.ended = Some(Ended { result, bytes_sent: 0, address: None });
         self.deadlines.clear(index);
         self.deadlines.set_earlier(index, self.now);
-        self.ops.push_back(&mut self.rejected, Link::Sent, index);
+        self.ops.push_back(&mut self.rejected, OpLink::Sent, index);
     }
 
     /// Ends rejected operations, up to and including this one. Timers of the same tick fire in any
     /// order, but operations complete in the order of submission.
     pub(super) fn end_rejected(&mut self, last: u32) {
-        while let Some(index) = self.ops.pop_front(&mut self.rejected, Link::Sent) {
+        while let Some(index) = self.ops.pop_front(&mut self.rejected, OpLink::Sent) {
             self.deadlines.clear(index);
-            self.ops.push_back(&mut self.ended, Link::Sent, index);
+            self.ops.push_back(&mut self.ended, OpLink::Sent, index);
             if index == last {
                 return;
             }
@@ -125,7 +127,7 @@ impl Driver {
         let op = self.ops.at(index);
         let i = op.slot;
         match op.kind {
-            Kind::Connect => {
+            OpKind::Connect => {
                 let why = match error {
                     Error::TimedOut => self.connect_error(i),
                     other => other,
@@ -133,9 +135,13 @@ impl Driver {
                 self.stop_connecting(i, why.clone(), why);
             }
             // It ends with the connection, which the peer also decides.
-            Kind::Disconnect => {}
-            Kind::Send | Kind::SendReceive | Kind::HalfClose => self.end_send(i, index, error),
-            Kind::Receive | Kind::Message | Kind::ToEnd { .. } => self.end_receive(i, index, error),
+            OpKind::Disconnect => {}
+            OpKind::Send | OpKind::SendReceive | OpKind::HalfClose => {
+                self.end_send(i, index, error)
+            }
+            OpKind::Receive | OpKind::Message | OpKind::ToEnd { .. } => {
+                self.end_receive(i, index, error)
+            }
         }
     }
 
@@ -162,18 +168,18 @@ impl Driver {
         match lane {
             Lane::Waiting => {
                 let queues = slot.queues(next);
-                queues.fin &= kind != Kind::HalfClose;
-                self.ops.unlink(&mut queues.waiting, Link::Sent, index);
+                queues.fin &= kind != OpKind::HalfClose;
+                self.ops.unlink(&mut queues.waiting, OpLink::Sent, index);
             }
-            Lane::InFlight => self.ops.unlink(&mut slot.in_flight, Link::Sent, index),
+            Lane::InFlight => self.ops.unlink(&mut slot.in_flight, OpLink::Sent, index),
             Lane::None => {}
         }
         if receives {
             self.unlink_receive(i, index);
         }
         let slot = self.slot(i);
-        let unanswered = kind == Kind::SendReceive && put > 0;
-        if unanswered || (kind == Kind::Send && framing.is_some() && put > 0 && !is_whole) {
+        let unanswered = kind == OpKind::SendReceive && put > 0;
+        if unanswered || (kind == OpKind::Send && framing.is_some() && put > 0 && !is_whole) {
             slot.stream.abort = Some(error.clone());
         }
         if unanswered {
@@ -192,7 +198,7 @@ impl Driver {
         let next = op.next;
         op.receives = false;
         let queues = self.slots[i as usize].queues(next);
-        self.ops.unlink(&mut queues.receiving, Link::Received, index);
+        self.ops.unlink(&mut queues.receiving, OpLink::Received, index);
     }
 
     /// Fails all operations of a client.
@@ -200,7 +206,7 @@ impl Driver {
         self.fail_connect(i, error.clone());
         while let Some(index) = {
             let slot = &mut self.slots[i as usize];
-            self.ops.pop_front(&mut slot.in_flight, Link::Sent)
+            self.ops.pop_front(&mut slot.in_flight, OpLink::Sent)
         } {
             self.fail_sent(i, index, error);
         }
@@ -219,7 +225,7 @@ impl Driver {
     pub(super) fn finish_disconnects(&mut self, i: u32) {
         while let Some(index) = {
             let slot = &mut self.slots[i as usize];
-            self.ops.pop_front(&mut slot.disconnect, Link::Sent)
+            self.ops.pop_front(&mut slot.disconnect, OpLink::Sent)
         } {
             self.finish(index, Ok(()), 0);
         }
@@ -229,13 +235,13 @@ impl Driver {
     pub(super) fn fail_queues(&mut self, i: u32, next: bool, error: &Error) {
         while let Some(index) = {
             let queues = self.slots[i as usize].queues(next);
-            self.ops.pop_front(&mut queues.waiting, Link::Sent)
+            self.ops.pop_front(&mut queues.waiting, OpLink::Sent)
         } {
             self.fail_sent(i, index, error);
         }
         while let Some(index) = {
             let queues = self.slots[i as usize].queues(next);
-            self.ops.pop_front(&mut queues.receiving, Link::Received)
+            self.ops.pop_front(&mut queues.receiving, OpLink::Received)
         } {
             self.finish_at_end(index, error);
         }
@@ -249,7 +255,7 @@ impl Driver {
         if receives {
             self.unlink_receive(i, index);
         }
-        let result = if kind == Kind::Disconnect { Ok(()) } else { Err(error.clone()) };
+        let result = if kind == OpKind::Disconnect { Ok(()) } else { Err(error.clone()) };
         self.finish(index, result, put);
     }
 
@@ -273,14 +279,14 @@ impl Driver {
     pub(super) fn advance_queues(&mut self, i: u32) {
         let slot = &mut self.slots[i as usize];
         let mut moved: Fifo = std::mem::replace(&mut slot.next.waiting, Fifo::EMPTY);
-        while let Some(index) = self.ops.pop_front(&mut moved, Link::Sent) {
+        while let Some(index) = self.ops.pop_front(&mut moved, OpLink::Sent) {
             self.ops.at(index).next = false;
-            self.ops.push_back(&mut slot.present.waiting, Link::Sent, index);
+            self.ops.push_back(&mut slot.present.waiting, OpLink::Sent, index);
         }
         let mut moved = std::mem::replace(&mut slot.next.receiving, Fifo::EMPTY);
-        while let Some(index) = self.ops.pop_front(&mut moved, Link::Received) {
+        while let Some(index) = self.ops.pop_front(&mut moved, OpLink::Received) {
             self.ops.at(index).next = false;
-            self.ops.push_back(&mut slot.present.receiving, Link::Received, index);
+            self.ops.push_back(&mut slot.present.receiving, OpLink::Received, index);
         }
         slot.present.fin = std::mem::take(&mut slot.next.fin);
     }

@@ -173,7 +173,7 @@ pub(super) struct ConnectAttempt {
 }
 
 /// A client.
-pub(super) struct Slot {
+pub(super) struct ClientSlot {
     pub(super) in_use: bool,
     pub(super) dropped: bool,
     pub(super) stage: ConnectionStage,
@@ -235,9 +235,9 @@ pub(super) enum Place {
     Nowhere,
 }
 
-impl Slot {
-    pub(super) fn new() -> Slot {
-        Slot {
+impl ClientSlot {
+    pub(super) fn new() -> ClientSlot {
+        ClientSlot {
             in_use: false,
             dropped: false,
             stage: ConnectionStage::Idle,

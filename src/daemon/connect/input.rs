@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 
-use super::Event;
+use super::ConsoleEvent;
 
 /// Maximum bytes per read of plain input: the capacity of a pipe.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -23,7 +23,7 @@ pub(super) enum Input {
 /// Starts to read: lines of at most `line_max` bytes or, with `None`, bytes as they arrive. Takes
 /// one credit before each read.
 pub(super) fn start(
-    teller: Sender<Event>,
+    teller: Sender<ConsoleEvent>,
     credits: Receiver<()>,
     line_max: Option<usize>,
 ) -> io::Result<()> {
@@ -36,7 +36,7 @@ pub(super) fn start(
             };
             let next = next.unwrap_or_else(Input::Failed);
             let is_end = matches!(next, Input::End | Input::Failed(_));
-            if teller.send(Event::Input(next)).is_err() || is_end {
+            if teller.send(ConsoleEvent::Input(next)).is_err() || is_end {
                 return;
             }
         }

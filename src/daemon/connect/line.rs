@@ -18,7 +18,7 @@ pub(super) fn messages_in(carry: &mut Vec<u8>, line: &[u8], delimiter: &[u8]) ->
 
 /// The meaning of a line to a hub.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Command<'a> {
+pub(super) enum LineCommand<'a> {
     Ask(Request, &'a [u8]),
     Quit,
 }
@@ -29,18 +29,18 @@ pub(super) fn hub_frame(request: Request, payload: &[u8], order: ByteOrder) -> V
     [&head.bytes()[LENGTH_BYTES..], payload].concat()
 }
 
-pub(super) fn hub_request(line: &[u8]) -> Result<Command<'_>, String> {
+pub(super) fn hub_request(line: &[u8]) -> Result<LineCommand<'_>, String> {
     if !line.starts_with(b"/") || line.starts_with(b"//") {
         let text = line.strip_prefix(b"/").unwrap_or(line);
-        return Ok(Command::Ask(Request::Broadcast, text));
+        return Ok(LineCommand::Ask(Request::Broadcast, text));
     }
     let (word, rest) = match line.iter().position(|&byte| byte == b' ') {
         Some(at) => (&line[..at], &line[at + 1..]),
         None => (line, &b""[..]),
     };
     match word {
-        b"/list" => Ok(Command::Ask(Request::List, b"")),
-        b"/quit" => Ok(Command::Quit),
+        b"/list" => Ok(LineCommand::Ask(Request::List, b"")),
+        b"/quit" => Ok(LineCommand::Quit),
         b"/to" => {
             let (id, payload) = match rest.iter().position(|&byte| byte == b' ') {
                 Some(at) => (&rest[..at], &rest[at + 1..]),
@@ -48,7 +48,7 @@ pub(super) fn hub_request(line: &[u8]) -> Result<Command<'_>, String> {
             };
             let to = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok());
             let to = to.ok_or("/to needs the id of a client: /to ID TEXT; /list shows the ids")?;
-            Ok(Command::Ask(Request::Send { to }, payload))
+            Ok(LineCommand::Ask(Request::Send { to }, payload))
         }
         _ => Err(format!(
             "'{}' is not a command; use /list, /to ID TEXT or /quit (// starts a line with a \
@@ -81,12 +81,12 @@ mod tests {
 
     #[test]
     fn lines_to_a_hub_are_messages_or_commands() {
-        let ask = |request, payload| Ok(Command::Ask(request, payload));
+        let ask = |request, payload| Ok(LineCommand::Ask(request, payload));
         assert_eq!(hub_request(b"hi /there"), ask(Request::Broadcast, b"hi /there"));
         assert_eq!(hub_request(b""), ask(Request::Broadcast, b""));
         assert_eq!(hub_request(b"//list"), ask(Request::Broadcast, b"/list"));
         assert_eq!(hub_request(b"/list"), ask(Request::List, b""));
-        assert_eq!(hub_request(b"/quit"), Ok(Command::Quit));
+        assert_eq!(hub_request(b"/quit"), Ok(LineCommand::Quit));
         assert_eq!(hub_request(b"/to 7 hi  there"), ask(Request::Send { to: 7 }, b"hi  there"));
         assert_eq!(hub_request(b"/to 7"), ask(Request::Send { to: 7 }, b""));
         let frame = hub_frame(Request::Send { to: 7 }, b"hi", ByteOrder::Little);

@@ -2,7 +2,7 @@
 //! arrives. The state of the connection goes to standard error.
 //!
 //! A separate thread reads standard input, and the loop of [`client`](crate::client) runs the
-//! connection. The main thread gets everything that happens as an `Event`. At most `LINES_AHEAD`
+//! connection. The main thread gets everything that happens as a `ConsoleEvent`. At most `LINES_AHEAD`
 //! lines are read before they are sent, so piped input waits in the pipe.
 //!
 //! * here: the command line, and the main loop from the first event to the exit code
@@ -39,7 +39,7 @@ mod show;
 mod tests;
 
 use input::Input;
-use line::{Command, hub_frame, hub_request, messages_in};
+use line::{LineCommand, hub_frame, hub_request, messages_in};
 use owed::Owed;
 use show::Show;
 
@@ -129,7 +129,7 @@ fn complain(what: &dyn std::fmt::Display) {
 }
 
 /// The events that the main thread receives.
-enum Event {
+enum ConsoleEvent {
     Input(Input),
     Connected(Result<Endpoint, Failed>),
     /// A line was sent. The second value is the number of messages in it.
@@ -165,8 +165,8 @@ impl Mode {
 struct Talk {
     client: Client,
     _loop: ClientLoop,
-    events: Receiver<Event>,
-    teller: Sender<Event>,
+    events: Receiver<ConsoleEvent>,
+    teller: Sender<ConsoleEvent>,
     /// Allows the reader of standard input to read the next line.
     credits: Sender<()>,
     show: Show,
@@ -212,7 +212,7 @@ impl Talk {
         let mut options = Options::new()
             .connect_timeout(args.timeout)
             .unsent(Unsent::Keep)
-            .on_state(move |state| drop(states.send(Event::State(state.clone()))));
+            .on_state(move |state| drop(states.send(ConsoleEvent::State(state.clone()))));
         if reconnects {
             options = options.reconnect(Reconnect::default());
         }
@@ -260,7 +260,7 @@ impl Talk {
         let teller = self.teller.clone();
         self.client
             .connect(limit)
-            .on_complete(move |address| drop(teller.send(Event::Connected(address))));
+            .on_complete(move |address| drop(teller.send(ConsoleEvent::Connected(address))));
         self.receive(Vec::new());
         let code = loop {
             if let Some(code) = self.next_event().and_then(|event| self.hear(event)) {
@@ -276,7 +276,7 @@ impl Talk {
 
     /// The next event. `None` if the client loop has ended. If the time-out passes, the event is a
     /// receive that timed out.
-    fn next_event(&mut self) -> Option<Event> {
+    fn next_event(&mut self) -> Option<ConsoleEvent> {
         let Some(give_up) = self.give_up else {
             // `self.teller` keeps the channel open.
             return self.events.recv().ok();
@@ -287,18 +287,18 @@ impl Talk {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 self.give_up = None;
                 let failed = Failed::from(Error::TimedOut);
-                Some(Event::Received(Err(failed)))
+                Some(ConsoleEvent::Received(Err(failed)))
             }
         }
     }
 
     /// Handles an event. Returns the exit code if it is the last one.
-    fn hear(&mut self, event: Event) -> Option<u8> {
+    fn hear(&mut self, event: ConsoleEvent) -> Option<u8> {
         match event {
             // Nothing is sent after /quit.
-            Event::Input(_) if self.input_ended => None,
-            Event::Input(Input::Line(line)) => self.send_line(line),
-            Event::Input(Input::TooLong(max)) => {
+            ConsoleEvent::Input(_) if self.input_ended => None,
+            ConsoleEvent::Input(Input::Line(line)) => self.send_line(line),
+            ConsoleEvent::Input(Input::TooLong(max)) => {
                 complain(&format_args!(
                     "a line of more than {max} bytes was not sent; raise max-frame or max-message"
                 ));
@@ -306,25 +306,25 @@ impl Talk {
                 self.credit();
                 None
             }
-            Event::Input(Input::Failed(error)) => {
+            ConsoleEvent::Input(Input::Failed(error)) => {
                 complain(&format_args!("cannot read standard input: {error}"));
                 self.failed = true;
                 self.end_of_input()
             }
-            Event::Input(Input::End) => self.end_of_input(),
-            Event::Connected(Err(failed)) => {
+            ConsoleEvent::Input(Input::End) => self.end_of_input(),
+            ConsoleEvent::Connected(Err(failed)) => {
                 complain(&failed);
                 Some(FAILED)
             }
-            Event::Connected(Ok(_)) | Event::HalfClosed => None,
-            Event::Sent(result, messages) => self.sent(result, messages),
-            Event::Received(Ok(bytes)) => self.received(bytes),
-            Event::Received(Err(failed)) => self.receive_failed(failed),
-            Event::State(state) => {
+            ConsoleEvent::Connected(Ok(_)) | ConsoleEvent::HalfClosed => None,
+            ConsoleEvent::Sent(result, messages) => self.sent(result, messages),
+            ConsoleEvent::Received(Ok(bytes)) => self.received(bytes),
+            ConsoleEvent::Received(Err(failed)) => self.receive_failed(failed),
+            ConsoleEvent::State(state) => {
                 self.tell_state(&state);
                 None
             }
-            Event::Interrupted => Some(INTERRUPTED),
+            ConsoleEvent::Interrupted => Some(INTERRUPTED),
         }
     }
 
@@ -336,8 +336,8 @@ impl Talk {
     fn send_line(&mut self, line: Vec<u8>) -> Option<u8> {
         let data = match self.mode {
             Mode::Hub(order) => match hub_request(&line) {
-                Ok(Command::Quit) => return self.end_of_input(),
-                Ok(Command::Ask(request, payload)) => hub_frame(request, payload, order),
+                Ok(LineCommand::Quit) => return self.end_of_input(),
+                Ok(LineCommand::Ask(request, payload)) => hub_frame(request, payload, order),
                 Err(text) => {
                     complain(&text);
                     self.failed = true;
@@ -359,7 +359,7 @@ impl Talk {
             owed.sent(&data);
         }
         let teller = self.teller.clone();
-        let tell = move |sent| drop(teller.send(Event::Sent(sent, messages)));
+        let tell = move |sent| drop(teller.send(ConsoleEvent::Sent(sent, messages)));
         self.client.send(data).on_complete(tell);
         None
     }
@@ -388,7 +388,9 @@ impl Talk {
         }
         if self.mode != Mode::Messages {
             let teller = self.teller.clone();
-            self.client.half_close().on_complete(move |_| drop(teller.send(Event::HalfClosed)));
+            self.client
+                .half_close()
+                .on_complete(move |_| drop(teller.send(ConsoleEvent::HalfClosed)));
         }
         self.end_if_done()
     }
@@ -428,7 +430,7 @@ impl Talk {
             Mode::Bytes => self.client.receive(buffer),
             Mode::Messages | Mode::Hub(_) => self.client.receive_message(buffer),
         };
-        pending.on_complete(move |received| drop(teller.send(Event::Received(received))));
+        pending.on_complete(move |received| drop(teller.send(ConsoleEvent::Received(received))));
     }
 
     fn received(&mut self, bytes: Vec<u8>) -> Option<u8> {
@@ -520,14 +522,14 @@ impl Talk {
 }
 
 /// The first signal ends in order, the second one at once.
-fn on_signals(teller: Sender<Event>) -> io::Result<()> {
+fn on_signals(teller: Sender<ConsoleEvent>) -> io::Result<()> {
     let mut signals = inherited::catch(&[SIGINT, SIGTERM])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for nth in 0.. {
             if signals.forever().next().is_none() || nth > 0 {
                 std::process::exit(INTERRUPTED.into());
             }
-            let _ = teller.send(Event::Interrupted);
+            let _ = teller.send(ConsoleEvent::Interrupted);
         }
     })?;
     Ok(())

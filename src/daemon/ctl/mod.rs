@@ -75,7 +75,7 @@ enum Command {
     /// Show whether the loop of each worker turns; the exit code is 1 if one does not
     Health,
     /// List the connected clients
-    Clients(Clients),
+    Clients(ClientsArgs),
     /// List the listeners, with their numbers
     Listeners,
     /// Close the connection of a client once its output is sent
@@ -105,7 +105,7 @@ enum Command {
 }
 
 #[derive(Args, Debug)]
-struct Clients {
+struct ClientsArgs {
     /// How many to list, at most 10000
     #[arg(long, value_name = "COUNT", default_value = "100")]
     limit: u32,
@@ -166,7 +166,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(FAILED, &error.to_string()),
         },
-        Err(Failed { code, text }) => complain(code, &text),
+        Err(CommandFailed { code, text }) => complain(code, &text),
     }
 }
 
@@ -176,18 +176,18 @@ fn complain(code: u8, text: &str) -> ExitCode {
 }
 
 /// Why a command was not carried out.
-struct Failed {
+struct CommandFailed {
     code: u8,
     text: String,
 }
 
-fn failed(text: impl ToString) -> Failed {
-    Failed { code: FAILED, text: text.to_string() }
+fn failed(text: impl ToString) -> CommandFailed {
+    CommandFailed { code: FAILED, text: text.to_string() }
 }
 
 /// Asks the daemon. Returns what to print.
-fn carry_out(cli: &Cli) -> Result<String, Failed> {
-    let usage = |text: String| Failed { code: USAGE, text };
+fn carry_out(cli: &Cli) -> Result<String, CommandFailed> {
+    let usage = |text: String| CommandFailed { code: USAGE, text };
     let variable = |name| std::env::var(name).ok();
     let address = cli.admin.clone().or_else(|| variable(ADMIN_VARIABLE)).ok_or_else(|| {
         usage(format!("where is the daemon? Give --admin ADDRESS, or set {ADMIN_VARIABLE}"))
@@ -241,7 +241,7 @@ fn request(command: &Command) -> Result<Request, String> {
         Command::Status => get("status"),
         Command::Health => Request::new(Method::GET, "/healthz".to_owned()),
         Command::Listeners => get("listeners"),
-        Command::Clients(Clients { limit, offset, sort, order, filter }) => {
+        Command::Clients(ClientsArgs { limit, offset, sort, order, filter }) => {
             let order = order.to_possible_value().expect("it is shown");
             get("clients")
                 .with("limit", &limit.to_string())

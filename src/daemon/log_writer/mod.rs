@@ -42,14 +42,14 @@ pub(super) struct LogWriter(Arc<Queue>);
 
 struct Queue {
     limit: Limit,
-    state: Mutex<State>,
+    state: Mutex<LineQueue>,
     /// Signalled when the queue is no longer empty, or `report_at` is set.
     filled: Condvar,
     /// Signalled when everything is written.
     emptied: Condvar,
 }
 
-struct State {
+struct LineQueue {
     lines: Vec<u8>,
     /// Lines that did not fit since the thread last emptied the queue.
     dropped: u64,
@@ -71,7 +71,7 @@ impl LogWriter {
     ) -> io::Result<LogWriter> {
         // Both here: a thread that finds no memory for its part would end the process.
         let (lines, for_write) = (empty_queue()?, empty_queue()?);
-        let state = Mutex::new(State { lines, dropped: 0, report_at: None, idle: false });
+        let state = Mutex::new(LineQueue { lines, dropped: 0, report_at: None, idle: false });
         let (limit, filled, emptied) = (Limit::new(per_second), Condvar::new(), Condvar::new());
         let queue = Arc::new(Queue { limit, state, filled, emptied });
         let for_thread = Arc::clone(&queue);
@@ -104,7 +104,7 @@ impl LogWriter {
             *at = Instant::now();
             self.0.filled.notify_one();
         }
-        let pending = |state: &mut State| {
+        let pending = |state: &mut LineQueue| {
             !(state.idle && state.lines.is_empty() && state.report_at.is_none())
         };
         drop(self.0.emptied.wait_timeout_while(state, limit, pending));
@@ -125,7 +125,7 @@ impl Write for LogWriter {
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LineQueue> {
         // Nothing panics while it is locked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,7 +13,7 @@ use clap::{Arg, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Origin, Setting, Unreadable, Value, arg, has_several, nearest, try_value};
+use super::{Origin, Setting, SettingValue, Unreadable, arg, has_several, nearest, try_value};
 
 /// The largest file, in bytes: a thousand listeners fit. Something larger is no configuration, and
 /// may be endless.
@@ -96,7 +96,7 @@ impl Source<'_> {
             let text = text(command, arg, name, value.get_ref());
             let line = self.line(value.span().start);
             let origin = Origin::File { path: self.path.clone(), line };
-            text.map(|text| Value { text, origin }).map_err(|what| wrong(value.span(), what))
+            text.map(|text| SettingValue { text, origin }).map_err(|what| wrong(value.span(), what))
         };
         let values = match value.get_ref() {
             DeValue::Array(_) if !has_several(arg) => {

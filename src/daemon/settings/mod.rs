@@ -50,7 +50,7 @@ pub(crate) enum Origin {
 
 /// A value of a setting.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Value {
+pub(crate) struct SettingValue {
     pub(crate) text: String,
     pub(crate) origin: Origin,
 }
@@ -60,7 +60,7 @@ pub(crate) struct Value {
 pub(crate) struct Setting {
     pub(crate) name: String,
     /// Empty if it is not set and has no default that can be written as a value.
-    pub(crate) values: Vec<Value>,
+    pub(crate) values: Vec<SettingValue>,
 }
 
 /// Every setting, in the order of the flags.
@@ -227,7 +227,8 @@ impl Sources {
                 let text = format!("{variable}: give at least one value, or unset it");
                 return Err(Unreadable::wrong(text));
             }
-            let value = |text: &str| Value { text: text.to_owned(), origin: Origin::Environment };
+            let value =
+                |text: &str| SettingValue { text: text.to_owned(), origin: Origin::Environment };
             settings.push(Setting { name, values: texts.into_iter().map(value).collect() });
         }
         Ok((settings, warnings))
@@ -279,7 +280,7 @@ fn of_flags(command: &Command, matches: &ArgMatches) -> Vec<Setting> {
         let id = arg.get_id().as_str();
         let given = matches.value_source(id) == Some(ValueSource::CommandLine);
         let texts = given.then(|| matches.get_raw(id)).flatten()?;
-        let value = |text: &std::ffi::OsStr| Value {
+        let value = |text: &std::ffi::OsStr| SettingValue {
             text: text.to_string_lossy().into_owned(),
             origin: Origin::Flag,
         };
@@ -355,7 +356,7 @@ fn merged(command: &Command, layers: &[Vec<Setting>]) -> Vec<Setting> {
         let layer = layers.iter().find(|layer| layer.iter().any(replaces));
         let own = layer.and_then(|layer| layer.iter().find(|one| one.name == name));
         own.cloned().unwrap_or_else(|| {
-            let value = |text: &clap::builder::OsStr| Value {
+            let value = |text: &clap::builder::OsStr| SettingValue {
                 text: text.to_string_lossy().into_owned(),
                 origin: Origin::Default,
             };
@@ -432,8 +433,9 @@ impl Settings {
 
     /// The settings of the environment and the file, as arguments.
     fn as_flags(&self) -> impl Iterator<Item = OsString> {
-        let is_flag =
-            |value: &&Value| matches!(value.origin, Origin::File { .. } | Origin::Environment);
+        let is_flag = |value: &&SettingValue| {
+            matches!(value.origin, Origin::File { .. } | Origin::Environment)
+        };
         self.rows.iter().flat_map(move |setting| {
             let values = setting.values.iter().filter(is_flag);
             values.map(|value| format!("--{}={}", setting.name, value.text).into())

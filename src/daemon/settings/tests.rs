@@ -153,7 +153,7 @@ fn flags_take_precedence_over_the_environment_and_the_environment_over_the_file(
     let variables = [("ECHOPOOL_WORKERS", "2"), ("ECHOPOOL_BACKLOG", "2")];
     let settings = read(&flags, &variables).settings;
     let of = |name: &str| settings.get(name).expect(name).values.clone();
-    let value = |text: &str, origin| vec![Value { text: text.to_owned(), origin }];
+    let value = |text: &str, origin| vec![SettingValue { text: text.to_owned(), origin }];
     let line = |line| Origin::File { path: file.0.as_path().into(), line };
     assert_eq!(of("workers"), value("3", Origin::Flag));
     assert_eq!(of("backlog"), value("2", Origin::Environment));

@@ -8,12 +8,12 @@ use std::time::Duration;
 /// Which of the two goes on.
 #[derive(Default)]
 pub(super) struct Changes {
-    state: Mutex<State>,
+    state: Mutex<ChangeGate>,
     one_has_ended: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct ChangeGate {
     under_way: usize,
     /// What lets no change begin.
     closed: Option<Obstacle>,
@@ -37,7 +37,7 @@ pub(super) struct Change<'a>(&'a Changes);
 pub(in crate::daemon) struct Closed<'a>(&'a Changes);
 
 impl Changes {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ChangeGate> {
         // Each change of it is a single assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,7 +73,7 @@ impl Changes {
         state.closed = Some(why);
         drop(state);
         let closed = Closed(self);
-        let under_way = |state: &State| (state.under_way > 0).then_some(Obstacle::Changes);
+        let under_way = |state: &ChangeGate| (state.under_way > 0).then_some(Obstacle::Changes);
         drop(self.wait_while(look, under_way, &mut waits_on)?);
         Ok(closed)
     }
@@ -81,11 +81,11 @@ impl Changes {
     fn wait_while<E>(
         &self,
         look: Duration,
-        in_the_way: impl Fn(&State) -> Option<Obstacle>,
+        in_the_way: impl Fn(&ChangeGate) -> Option<Obstacle>,
         waits_on: &mut impl FnMut(Obstacle) -> Result<(), E>,
-    ) -> Result<MutexGuard<'_, State>, E> {
+    ) -> Result<MutexGuard<'_, ChangeGate>, E> {
         loop {
-            let holds = |state: &mut State| in_the_way(state).is_some();
+            let holds = |state: &mut ChangeGate| in_the_way(state).is_some();
             let waited = self.one_has_ended.wait_timeout_while(self.lock(), look, holds);
             let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             let Some(obstacle) = in_the_way(&state) else { return Ok(state) };
@@ -96,7 +96,7 @@ impl Changes {
 
     /// Waits until this process has taken over from another, if it is about to.
     pub(super) fn wait_for_takeover(&self) {
-        let holds = |state: &mut State| state.closed == Some(Obstacle::Takeover);
+        let holds = |state: &mut ChangeGate| state.closed == Some(Obstacle::Takeover);
         drop(self.one_has_ended.wait_while(self.lock(), holds));
     }
 }

@@ -16,7 +16,7 @@ use crate::error::Errno;
 use crate::sim::engine::SimEngine;
 use crate::sim::seat::{Seat, SeatParts};
 use crate::sim::sys::{SimSys, Woken};
-use crate::sim::world::{EndpointId, Handle, Rates, SharedWorld, What, World};
+use crate::sim::world::{EndpointId, FaultRates, Handle, HandleTarget, SharedWorld, World};
 
 pub(super) type Readiness = InWorld<MioEngine<SimSys>>;
 pub(super) type Completions = InWorld<SimEngine>;
@@ -33,10 +33,10 @@ pub(super) struct Peer {
 }
 
 /// Faults that an engine must hide. Other tests cover faults that it may report.
-fn rates(seed: u64, window: usize) -> Rates {
+fn rates(seed: u64, window: usize) -> FaultRates {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut rate = |most: u32| if seed > 0 && rng.bool() { rng.u32(1..=most) } else { 0 };
-    Rates {
+    FaultRates {
         late_readiness: rate(300_000),
         spurious: rate(200_000),
         duplicate: rate(300_000),
@@ -84,7 +84,7 @@ impl<E: Seat> Testbed for InWorld<E> {
     fn set(seed: u64, parts: Parts) -> (InWorld<E>, E) {
         let rates = rates(seed, parts.window);
         let world = Rc::new(RefCell::new(World::new(seed, rates, 1, false)));
-        let listener = What::Listener(world.borrow_mut().listen());
+        let listener = HandleTarget::Listener(world.borrow_mut().listen());
         let engine = E::seat(SeatParts {
             world: world.clone(),
             worker: 0,

@@ -51,8 +51,8 @@ pub struct MioEngine<S: Sys> {
     sys: S,
     pool: Pool,
     permits: Option<Arc<Permits>>,
-    sockets: Vec<Slot<S::Socket>>,
-    listeners: Vec<Listener<S::Socket>>,
+    sockets: Vec<SocketSlot<S::Socket>>,
+    listeners: Vec<WatchedListener<S::Socket>>,
     /// Empty between calls of `poll`.
     ready: Vec<Readiness>,
     /// Operations ended by Cancel and not yet reported.
@@ -63,7 +63,7 @@ pub struct MioEngine<S: Sys> {
 }
 
 /// A socket and its state.
-struct Slot<Socket> {
+struct SocketSlot<Socket> {
     socket: Option<Socket>,
     generation: u32,
     readable: bool,
@@ -80,7 +80,7 @@ struct Slot<Socket> {
     sending: Option<Chain>,
 }
 
-struct Listener<Socket> {
+struct WatchedListener<Socket> {
     socket: Option<Listening<Socket>>,
     readable: bool,
     accepting: bool,
@@ -88,15 +88,15 @@ struct Listener<Socket> {
     held: Option<(Socket, Peer, Permit)>,
 }
 
-impl<Socket> Listener<Socket> {
-    fn new(socket: Listening<Socket>) -> Listener<Socket> {
-        Listener { socket: Some(socket), readable: false, accepting: false, held: None }
+impl<Socket> WatchedListener<Socket> {
+    fn new(socket: Listening<Socket>) -> WatchedListener<Socket> {
+        WatchedListener { socket: Some(socket), readable: false, accepting: false, held: None }
     }
 }
 
-impl<Socket> Slot<Socket> {
-    fn empty() -> Slot<Socket> {
-        Slot {
+impl<Socket> SocketSlot<Socket> {
+    fn empty() -> SocketSlot<Socket> {
+        SocketSlot {
             socket: None,
             generation: 0,
             readable: false,
@@ -113,7 +113,7 @@ impl<Socket> Slot<Socket> {
 impl<S: Sys> MioEngine<S> {
     /// Memory per slot, in bytes.
     pub const BYTES_PER_SLOT: usize =
-        size_of::<Slot<S::Socket>>() + CANCELS_PER_SLOT * size_of::<Key>();
+        size_of::<SocketSlot<S::Socket>>() + CANCELS_PER_SLOT * size_of::<Key>();
 
     /// An engine for sockets in slots below `slots` and for the listeners, whose keys are
     /// [`Key::listener`] in the order given. Without permits it accepts without limit.
@@ -131,7 +131,7 @@ impl<S: Sys> MioEngine<S> {
             sys.register(&listening.socket, Key::listener(index).to_bits())?;
         }
         let mut watched = Vec::with_capacity(listeners.len() + LISTENERS_ADDED_MAX);
-        watched.extend(listeners.into_iter().map(Listener::new));
+        watched.extend(listeners.into_iter().map(WatchedListener::new));
         Ok(MioEngine {
             sys,
             pool,
@@ -181,11 +181,11 @@ impl<S: Sys> MioEngine<S> {
         let index = key.slot() as usize;
         assert!(index < self.sockets.capacity(), "no slot {index}");
         while self.sockets.len() <= index {
-            self.sockets.push(Slot::empty());
+            self.sockets.push(SocketSlot::empty());
         }
         let slot = &mut self.sockets[index];
         assert!(slot.socket.is_none(), "slot {index} is in use");
-        *slot = Slot {
+        *slot = SocketSlot {
             socket: Some(socket),
             generation: key.generation(),
             // A connected socket has room to send. An event reports when there are bytes to read.
@@ -193,14 +193,18 @@ impl<S: Sys> MioEngine<S> {
             connecting,
             receives_short,
             read_on: receives_short,
-            ..Slot::empty()
+            ..SocketSlot::empty()
         };
         Ok(())
     }
 
     /// Tries the Recv in flight.
     #[inline(always)]
-    fn try_recv(sys: &mut S, pool: &Pool, slot: &mut Slot<S::Socket>) -> Result<Chain, NoBytes> {
+    fn try_recv(
+        sys: &mut S,
+        pool: &Pool,
+        slot: &mut SocketSlot<S::Socket>,
+    ) -> Result<Chain, NoBytes> {
         let most = slot.receiving;
         if !slot.readable || most == 0 {
             return Err(NoBytes::Yet);
@@ -233,7 +237,7 @@ impl<S: Sys> MioEngine<S> {
 
     /// Finds out what the Recv in flight waits for when no buffer is free: only bytes need one.
     #[cold]
-    fn look(sys: &mut S, slot: &mut Slot<S::Socket>) -> NoBytes {
+    fn look(sys: &mut S, slot: &mut SocketSlot<S::Socket>) -> NoBytes {
         let Some(socket) = &slot.socket else { return NoBytes::Yet };
         let why = match sys.peek(socket) {
             Ok(0) => NoBytes::Ended,
@@ -278,7 +282,7 @@ impl<S: Sys> MioEngine<S> {
     #[inline(always)]
     fn try_send(
         sys: &mut S,
-        slot: &mut Slot<S::Socket>,
+        slot: &mut SocketSlot<S::Socket>,
         chain: &mut Chain,
     ) -> Result<Option<usize>, Errno> {
         if slot.writable
@@ -601,14 +605,14 @@ impl<Socket> From<Option<Outcome<Socket>>> for Submitted<Socket> {
 
 /// The socket with this key, if it still has its slot.
 #[inline]
-fn find<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> Option<&mut Slot<Socket>> {
+fn find<Socket>(sockets: &mut [SocketSlot<Socket>], key: Key) -> Option<&mut SocketSlot<Socket>> {
     let slot = sockets.get_mut(key.slot() as usize)?;
     (slot.generation == key.generation() && slot.socket.is_some()).then_some(slot)
 }
 
 /// The socket with this key, which must exist.
 #[inline]
-fn expect_slot<Socket>(sockets: &mut [Slot<Socket>], key: Key) -> &mut Slot<Socket> {
+fn expect_slot<Socket>(sockets: &mut [SocketSlot<Socket>], key: Key) -> &mut SocketSlot<Socket> {
     let slot = &mut sockets[key.slot() as usize];
     debug_assert_eq!(slot.generation, key.generation(), "a key of an earlier generation");
     slot
@@ -657,7 +661,7 @@ impl<S: Sys> Engine for MioEngine<S> {
         let socket = self.sys.of_descriptor(socket).ok_or(Errno::BADF)?;
         let listening = Listening { file, socket, transport, kept, number };
         self.sys.register(&listening.socket, Key::listener(index).to_bits())?;
-        let listener = Listener::new(listening);
+        let listener = WatchedListener::new(listening);
         match self.listeners.get_mut(index) {
             None => self.listeners.push(listener),
             Some(closed) => *closed = listener,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use socket2::{Domain, Socket, Type};
 
 use super::set_inherited_options;
-use super::{Bound, BoundDatagram, Failure, Kind, ListenOn, SocketFile, failed, listen};
+use super::{Bound, BoundDatagram, Failure, ListenOn, SocketFile, SocketKind, failed, listen};
 use crate::base::endpoint::{Endpoint, Transport, UnixAddress, canonical};
 use crate::error::StartError;
 use crate::net::transport::TransportOptions;
@@ -148,7 +148,7 @@ impl Inherited {
             };
             match transport {
                 Transport::Tcp if !self.is_kept => {
-                    self.add(Kind::Tcp, &mut sockets, workers, |one| listen(one, backlog))?;
+                    self.add(SocketKind::Tcp, &mut sockets, workers, |one| listen(one, backlog))?;
                 }
                 _ => sockets = self.copies(workers.max(sockets.len()))?,
             }
@@ -163,7 +163,7 @@ impl Inherited {
     pub(super) fn bound_datagram(&self, workers: usize) -> Result<BoundDatagram, StartError> {
         let prepare = || {
             let mut sockets = self.copies(self.sockets.len().min(workers))?;
-            self.add(Kind::Udp, &mut sockets, workers, |_| Ok(()))?;
+            self.add(SocketKind::Udp, &mut sockets, workers, |_| Ok(()))?;
             Ok(BoundDatagram { endpoint: self.endpoint, sockets })
         };
         prepare().map_err(|failure| failed(self.endpoint, failure))
@@ -178,7 +178,7 @@ impl Inherited {
     /// Adds sockets with the same address until there is one for each worker.
     fn add(
         &self,
-        kind: Kind,
+        kind: SocketKind,
         sockets: &mut Vec<Socket>,
         workers: usize,
         make_ready: impl Fn(&Socket) -> Result<(), Failure>,

@@ -214,7 +214,7 @@ pub(crate) fn bind_names(
 ) -> Result<Vec<Bound>, StartError> {
     check(endpoints)?;
     log_clipped_backlog(backlog);
-    let tcp = Kind::Tcp.bind_names(endpoints, names, share_port)?;
+    let tcp = SocketKind::Tcp.bind_names(endpoints, names, share_port)?;
     let bind_unix = |on: &ListenOn| match (&on.endpoint, on.transport.unix()) {
         (Endpoint::Unix(address), Some(options)) => {
             Some(unix::bind(address, options, workers, backlog))
@@ -263,7 +263,7 @@ pub(crate) fn bind_datagrams(
         let sockets = sockets.map_err(|failure| kind.failed(address, failure))?;
         Ok(BoundDatagram { endpoint: kind.endpoint(address), sockets })
     };
-    let mut own = Kind::Udp.bind_names(endpoints, names, share_port)?.into_iter();
+    let mut own = SocketKind::Udp.bind_names(endpoints, names, share_port)?.into_iter();
     let datagrams = endpoints.iter().filter(|on| on.endpoint.is_datagram());
     let next = |on: &ListenOn| match &on.inherited {
         Some(inherited) => Some(inherited.bound_datagram(workers)),
@@ -304,7 +304,7 @@ pub(crate) fn check(endpoints: &[ListenOn]) -> Result<(), StartError> {
         }
         seen.push(one);
     }
-    for kind in [Kind::Tcp, Kind::Udp] {
+    for kind in [SocketKind::Tcp, SocketKind::Udp] {
         let addresses = kind.addresses(endpoints);
         for address in &addresses {
             if let Some(wider) = addresses.iter().find(|other| covers(other, address, &addresses)) {
@@ -318,16 +318,16 @@ pub(crate) fn check(endpoints: &[ListenOn]) -> Result<(), StartError> {
 
 /// The kinds of sockets at socket addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+enum SocketKind {
     Tcp,
     Udp,
 }
 
-impl Kind {
+impl SocketKind {
     fn endpoint(self, address: SocketAddr) -> Endpoint {
         match self {
-            Kind::Tcp => Endpoint::Tcp(address),
-            Kind::Udp => Endpoint::Udp(address),
+            SocketKind::Tcp => Endpoint::Tcp(address),
+            SocketKind::Udp => Endpoint::Udp(address),
         }
     }
 
@@ -384,7 +384,7 @@ fn ipv4_beside(wide: &SocketAddr, all: &[SocketAddr]) -> bool {
 pub(crate) fn leave_out_ipv6_wildcards(listeners: &mut [Vec<ListenOn>]) -> Vec<(usize, Endpoint)> {
     let all: Vec<ListenOn> = listeners.iter().flatten().cloned().collect();
     let is_spare = |on: &ListenOn| {
-        let kind = if on.endpoint.is_datagram() { Kind::Udp } else { Kind::Tcp };
+        let kind = if on.endpoint.is_datagram() { SocketKind::Udp } else { SocketKind::Tcp };
         let address = on.endpoint.socket_addr().filter(|_| on.inherited.is_none());
         address.is_some_and(|at| is_wildcard_v6(&at) && ipv4_beside(&at, &kind.addresses(&all)))
     };
@@ -410,7 +410,7 @@ fn is_wildcard_v6(address: &SocketAddr) -> bool {
 
 /// The first socket of an address: bound, not listening yet.
 struct First {
-    kind: Kind,
+    kind: SocketKind,
     /// With the real port.
     address: SocketAddr,
     only_v6: bool,
@@ -420,7 +420,7 @@ struct First {
 impl First {
     /// Binds all addresses of a name. If they have port 0, they get the same free port.
     fn bind_name(
-        kind: Kind,
+        kind: SocketKind,
         name: &[SocketAddr],
         all: &[SocketAddr],
         share: bool,
@@ -437,7 +437,7 @@ impl First {
     }
 
     fn bind_once(
-        kind: Kind,
+        kind: SocketKind,
         name: &[SocketAddr],
         all: &[SocketAddr],
         share: bool,
@@ -455,7 +455,7 @@ impl First {
 
     /// Binds the address, or `0.0.0.0` instead of `[::]` if there is no IPv6.
     fn bind(
-        kind: Kind,
+        kind: SocketKind,
         address: SocketAddr,
         all: &[SocketAddr],
         share: bool,
@@ -473,7 +473,7 @@ impl First {
     }
 
     fn bind_address(
-        kind: Kind,
+        kind: SocketKind,
         address: SocketAddr,
         only_v6: bool,
         share: bool,
@@ -537,7 +537,7 @@ fn has_ipv6() -> bool {
 /// The name of a failed call, and its error.
 type Failure = (&'static str, io::Error);
 
-impl Kind {
+impl SocketKind {
     /// Creates a socket bound to the address, with all options except the backlog.
     fn bound_socket(
         self,
@@ -546,8 +546,8 @@ impl Kind {
         share: bool,
     ) -> Result<Socket, Failure> {
         let (socket_type, protocol) = match self {
-            Kind::Tcp => (Type::STREAM, Protocol::TCP),
-            Kind::Udp => (Type::DGRAM, Protocol::UDP),
+            SocketKind::Tcp => (Type::STREAM, Protocol::TCP),
+            SocketKind::Udp => (Type::DGRAM, Protocol::UDP),
         };
         let socket = Socket::new(Domain::for_address(address), socket_type, Some(protocol))
             .map_err(|error| ("socket", error))?;
@@ -559,7 +559,7 @@ impl Kind {
             socket.set_reuse_port(true).map_err(|error| ("setsockopt SO_REUSEPORT", error))?;
         }
         match self {
-            Kind::Tcp => {
+            SocketKind::Tcp => {
                 socket.set_nonblocking(true).map_err(|error| ("fcntl O_NONBLOCK", error))?;
                 // A restart must not wait for the connections of the last run to leave TIME_WAIT.
                 // Over UDP the option would let a second daemon bind the port.
@@ -568,7 +568,7 @@ impl Kind {
                     .map_err(|error| ("setsockopt SO_REUSEADDR", error))?;
                 set_inherited_options(&socket)?;
             }
-            Kind::Udp => udp::set_options(&socket, address)?,
+            SocketKind::Udp => udp::set_options(&socket, address)?,
         }
         socket.bind(&address.into()).map_err(|error| ("bind", error))?;
         Ok(socket)

@@ -95,9 +95,10 @@ fn a_second_server_on_the_port_is_refused() {
 #[test]
 fn of_two_servers_that_start_at_the_same_moment_one_is_refused() {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let one = First::bind(Kind::Tcp, any, &[any], false).unwrap();
+    let one = First::bind(SocketKind::Tcp, any, &[any], false).unwrap();
     let address = one.address;
-    let other = First::bind(Kind::Tcp, address, &[address], false).expect("no socket listens yet");
+    let other =
+        First::bind(SocketKind::Tcp, address, &[address], false).expect("no socket listens yet");
     let _one = one.listen(2, 64).unwrap();
     let refused = other.listen(2, 64);
     assert!(matches!(refused, Err(StartError::AddressInUse(_))), "{refused:?}");

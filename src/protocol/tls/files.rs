@@ -14,10 +14,10 @@ use super::provider;
 
 /// Why TLS cannot be set up. The text names the file, and the remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TlsError(What);
+pub struct TlsError(TlsErrorKind);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum What {
+enum TlsErrorKind {
     /// No file is at fault.
     Options(String),
     File(String),
@@ -25,12 +25,12 @@ enum What {
 
 impl TlsError {
     pub(super) fn new(problem: impl fmt::Display) -> TlsError {
-        TlsError(What::File(problem.to_string()))
+        TlsError(TlsErrorKind::File(problem.to_string()))
     }
 
     /// The options contradict each other.
     pub(super) fn of_options(problem: impl fmt::Display) -> TlsError {
-        TlsError(What::Options(problem.to_string()))
+        TlsError(TlsErrorKind::Options(problem.to_string()))
     }
 
     pub(super) fn file(path: &Path, problem: impl fmt::Display) -> TlsError {
@@ -39,13 +39,13 @@ impl TlsError {
 
     /// Whether the options are wrong, and not a file.
     pub fn is_of_options(&self) -> bool {
-        matches!(self.0, What::Options(_))
+        matches!(self.0, TlsErrorKind::Options(_))
     }
 }
 
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (What::Options(text) | What::File(text)) = &self.0;
+        let (TlsErrorKind::Options(text) | TlsErrorKind::File(text)) = &self.0;
         f.write_str(text)
     }
 }

@@ -32,7 +32,7 @@ const NUMBERS: usize = 1 << 16;
 
 /// An operation that a caller starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum What {
+pub(super) enum CallerOperation {
     Connect(Duration),
     Send(usize),
     Request(usize, Duration),
@@ -43,24 +43,27 @@ pub(super) enum What {
     Disconnect,
 }
 
-impl What {
+impl CallerOperation {
     pub(super) fn sends(self) -> bool {
-        matches!(self, What::Send(_) | What::Request(..))
+        matches!(self, CallerOperation::Send(_) | CallerOperation::Request(..))
     }
 
     pub(super) fn has_reply(self) -> bool {
-        self.receives() || matches!(self, What::Request(..))
+        self.receives() || matches!(self, CallerOperation::Request(..))
     }
 
     pub(super) fn receives(self) -> bool {
-        matches!(self, What::Receive(_) | What::Message | What::ToEnd(_))
+        matches!(
+            self,
+            CallerOperation::Receive(_) | CallerOperation::Message | CallerOperation::ToEnd(_)
+        )
     }
 }
 
 /// An operation and its result.
 pub(super) struct Record {
     pub(super) caller: usize,
-    pub(super) what: What,
+    pub(super) what: CallerOperation,
     pub(super) due: Option<Time>,
     /// The bytes that it sends.
     pub(super) data: Vec<u8>,
@@ -72,7 +75,7 @@ pub(super) struct Record {
 }
 
 /// The record of what all callers did.
-pub(super) struct Log {
+pub(super) struct CallerLog {
     rng: fastrand::Rng,
     pub(super) records: Vec<Record>,
     /// The operations in the order in which they ended.
@@ -92,12 +95,12 @@ pub(super) struct Log {
 
 /// The log, shared with callbacks.
 pub(super) struct SharedLog {
-    log: Mutex<Log>,
+    log: Mutex<CallerLog>,
     in_callback: AtomicBool,
 }
 
 impl SharedLog {
-    pub(super) fn log(&self) -> std::sync::MutexGuard<'_, Log> {
+    pub(super) fn log(&self) -> std::sync::MutexGuard<'_, CallerLog> {
         self.log.lock().expect("no thread panics while it holds the log")
     }
 }
@@ -135,7 +138,7 @@ pub(super) struct Callers {
 
 impl Callers {
     pub(super) fn new(seed: u64, submission: Arc<Submission>) -> Callers {
-        let log = Log {
+        let log = CallerLog {
             rng: fastrand::Rng::with_seed(seed ^ 0xca11),
             records: Vec::new(),
             order: Vec::new(),
@@ -327,39 +330,43 @@ fn draw_routes(world: &mut World, addresses: &[SocketAddr], hopeless: bool) {
 }
 
 impl Caller {
-    fn choose(&self, rng: &mut fastrand::Rng) -> What {
+    fn choose(&self, rng: &mut fastrand::Rng) -> CallerOperation {
         let Manners { framing, requests_only, listens } = self.manners;
         let length = rng.usize(3..=self.length_max);
         let soon = Duration::from_millis(*rng.choice(&[5, 300, 5_000]).expect("some"));
         if requests_only {
             return match rng.u8(0..10) {
-                0 | 1 => What::Connect(soon),
-                2 => What::Disconnect,
-                _ => What::Request(length, soon),
+                0 | 1 => CallerOperation::Connect(soon),
+                2 => CallerOperation::Disconnect,
+                _ => CallerOperation::Request(length, soon),
             };
         }
         match rng.u8(0..24) {
-            0..=3 => What::Connect(soon),
-            4..=8 => What::Send(length),
-            9..=12 if !listens => What::Request(length, soon),
-            13..=16 => What::Receive(rng.usize(1..=length)),
-            17..=20 if framing.is_some() => What::Message,
-            21 if rng.bool() => What::ToEnd(10 * self.length_max),
-            22 if rng.bool() => What::HalfClose,
-            23 if !listens => What::Disconnect,
-            _ => What::Receive(rng.usize(1..=length)),
+            0..=3 => CallerOperation::Connect(soon),
+            4..=8 => CallerOperation::Send(length),
+            9..=12 if !listens => CallerOperation::Request(length, soon),
+            13..=16 => CallerOperation::Receive(rng.usize(1..=length)),
+            17..=20 if framing.is_some() => CallerOperation::Message,
+            21 if rng.bool() => CallerOperation::ToEnd(10 * self.length_max),
+            22 if rng.bool() => CallerOperation::HalfClose,
+            23 if !listens => CallerOperation::Disconnect,
+            _ => CallerOperation::Receive(rng.usize(1..=length)),
         }
     }
 }
 
 impl Manners {
     /// Draws the operation that a callback starts.
-    fn next(self, rng: &mut fastrand::Rng) -> What {
+    fn next(self, rng: &mut fastrand::Rng) -> CallerOperation {
         match rng.u8(0..3) {
-            _ if self.requests_only => What::Request(rng.usize(3..30), Duration::from_millis(700)),
-            0 if !self.listens => What::Request(rng.usize(3..30), Duration::from_millis(700)),
-            1 => What::Send(rng.usize(3..30)),
-            _ => What::Receive(rng.usize(1..30)),
+            _ if self.requests_only => {
+                CallerOperation::Request(rng.usize(3..30), Duration::from_millis(700))
+            }
+            0 if !self.listens => {
+                CallerOperation::Request(rng.usize(3..30), Duration::from_millis(700))
+            }
+            1 => CallerOperation::Send(rng.usize(3..30)),
+            _ => CallerOperation::Receive(rng.usize(1..30)),
         }
     }
 }
@@ -393,16 +400,18 @@ fn begin(
     client: &Arc<Client>,
     caller: usize,
     manners: Manners,
-    what: What,
+    what: CallerOperation,
 ) {
     let mut log = shared.log();
     let nth = log.records.len();
     let data = match what {
-        What::Send(length) | What::Request(length, _) => data_of(nth, length),
+        CallerOperation::Send(length) | CallerOperation::Request(length, _) => data_of(nth, length),
         _ => Vec::new(),
     };
     let due = match what {
-        What::Connect(timeout) | What::Request(_, timeout) => Some(clock::now() + timeout),
+        CallerOperation::Connect(timeout) | CallerOperation::Request(_, timeout) => {
+            Some(clock::now() + timeout)
+        }
         _ => None,
     };
     log.untold.push((nth, format!("caller {caller} begins {nth}: {what:?}")));
@@ -419,14 +428,18 @@ fn begin(
     drop(log);
     let ends = Ends { shared: shared.clone(), client: Arc::downgrade(client), nth, manners };
     match what {
-        What::Connect(timeout) => ends.hear(client.connect(timeout), |_| Vec::new()),
-        What::Send(_) => ends.hear(client.send(data), |sent| sent),
-        What::Request(_, timeout) => ends.hear(client.send_receive(data, timeout), |reply| reply),
-        What::Receive(room) => ends.hear(client.receive(Vec::with_capacity(room)), |got| got),
-        What::Message => ends.hear(client.receive_message(Vec::new()), |got| got),
-        What::ToEnd(max) => ends.hear(client.receive_to_end(Vec::new(), max), |got| got),
-        What::HalfClose => ends.hear(client.half_close(), |()| Vec::new()),
-        What::Disconnect => ends.hear(client.disconnect(), |()| Vec::new()),
+        CallerOperation::Connect(timeout) => ends.hear(client.connect(timeout), |_| Vec::new()),
+        CallerOperation::Send(_) => ends.hear(client.send(data), |sent| sent),
+        CallerOperation::Request(_, timeout) => {
+            ends.hear(client.send_receive(data, timeout), |reply| reply)
+        }
+        CallerOperation::Receive(room) => {
+            ends.hear(client.receive(Vec::with_capacity(room)), |got| got)
+        }
+        CallerOperation::Message => ends.hear(client.receive_message(Vec::new()), |got| got),
+        CallerOperation::ToEnd(max) => ends.hear(client.receive_to_end(Vec::new(), max), |got| got),
+        CallerOperation::HalfClose => ends.hear(client.half_close(), |()| Vec::new()),
+        CallerOperation::Disconnect => ends.hear(client.disconnect(), |()| Vec::new()),
     }
 }
 
@@ -492,7 +505,7 @@ impl Ends {
     }
 }
 
-impl Log {
+impl CallerLog {
     /// Logs the result of an operation, and checks it as far as possible on its own.
     fn note(&mut self, nth: usize, result: Result<Vec<u8>, Failed>) {
         let now = clock::now();
@@ -502,7 +515,11 @@ impl Log {
             return;
         }
         if let Some(due) = record.due.map(|due| due.max(self.suspended.1)) {
-            let late = if matches!(record.what, What::Connect(_)) { CONNECT_LATE } else { LATE };
+            let late = if matches!(record.what, CallerOperation::Connect(_)) {
+                CONNECT_LATE
+            } else {
+                LATE
+            };
             if now > due + late {
                 let late = now - due;
                 self.wrong
@@ -523,14 +540,14 @@ impl Log {
 fn mark(marks: &mut Marks, record: &Record, result: &Result<Vec<u8>, Failed>) {
     let Err(failed) = result else {
         return marks.hit(match record.what {
-            What::Connect(_) => Mark::ConnectDone,
-            What::Send(_) => Mark::SendDone,
-            What::Request(..) => Mark::RequestDone,
-            What::Receive(_) => Mark::ReceiveDone,
-            What::Message => Mark::ReceiveMessageDone,
-            What::ToEnd(_) => Mark::ReceiveToEndDone,
-            What::HalfClose => Mark::HalfCloseDone,
-            What::Disconnect => Mark::DisconnectDone,
+            CallerOperation::Connect(_) => Mark::ConnectDone,
+            CallerOperation::Send(_) => Mark::SendDone,
+            CallerOperation::Request(..) => Mark::RequestDone,
+            CallerOperation::Receive(_) => Mark::ReceiveDone,
+            CallerOperation::Message => Mark::ReceiveMessageDone,
+            CallerOperation::ToEnd(_) => Mark::ReceiveToEndDone,
+            CallerOperation::HalfClose => Mark::HalfCloseDone,
+            CallerOperation::Disconnect => Mark::DisconnectDone,
         });
     };
     let (what, sent) = (record.what, failed.bytes_sent);
@@ -550,7 +567,7 @@ fn mark(marks: &mut Marks, record: &Record, result: &Result<Vec<u8>, Failed>) {
         Error::TooLong(_) => Mark::FailedTooLong,
         Error::Cancelled if what.receives() => Mark::CancelledReceive,
         Error::Cancelled if in_part => Mark::CancelledInSend,
-        Error::Cancelled if matches!(what, What::Connect(_)) => Mark::CancelledConnect,
+        Error::Cancelled if matches!(what, CallerOperation::Connect(_)) => Mark::CancelledConnect,
         Error::Cancelled if sent > 0 => Mark::CancelledAfterSend,
         Error::Cancelled => Mark::CancelledBeforeSend,
         Error::NotConnected => Mark::FailedNotConnected,

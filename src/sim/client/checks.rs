@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::ClientWorld;
-use super::caller::{ADDRESSES, Log, Record, What, data_of};
+use super::caller::{ADDRESSES, CallerLog, CallerOperation, Record, data_of};
 use super::server::{Server, wire};
 use crate::base::time::Time;
 use crate::client::Error;
@@ -73,8 +73,9 @@ impl<E: Seat> ClientWorld<E> {
             }
             // A connection that is finished for a disconnect behind the request is not read either.
             let mut behind = log.records[nth..].iter();
-            let finishes =
-                behind.any(|other| other.caller == record.caller && other.what == What::Disconnect);
+            let finishes = behind.any(|other| {
+                other.caller == record.caller && other.what == CallerOperation::Disconnect
+            });
             if !finishes {
                 self.check_timed_out(nth, record, log.suspended);
             }
@@ -141,7 +142,7 @@ impl<E: Seat> ClientWorld<E> {
     }
 
     /// Checks that no receive waits although its bytes have arrived.
-    fn check_fed(&self, log: &Log, caller: usize, what: What) {
+    fn check_fed(&self, log: &CallerLog, caller: usize, what: CallerOperation) {
         if self.callers.all[caller].hopeless {
             return;
         }
@@ -154,8 +155,8 @@ impl<E: Seat> ClientWorld<E> {
         let from = if delivered.0 == last { delivered.1 } else { 0 };
         let rest = &server.said[from..];
         let enough = match what {
-            What::Receive(_) => !rest.is_empty(),
-            What::Message => has_message(self.callers.all[caller].manners.framing, rest),
+            CallerOperation::Receive(_) => !rest.is_empty(),
+            CallerOperation::Message => has_message(self.callers.all[caller].manners.framing, rest),
             _ => false,
         };
         assert!(!enough, "caller {caller} waits for bytes, and {} are there", rest.len());
@@ -196,7 +197,7 @@ impl<E: Seat> ClientWorld<E> {
 
     /// Checks what the servers received: operations in the order of submission, each once, and as
     /// many bytes of a failed operation as its error reports.
-    fn check_sent(&self, log: &Log, caller: usize, servers: &[&Server]) {
+    fn check_sent(&self, log: &CallerLog, caller: usize, servers: &[&Server]) {
         let framing = self.callers.all[caller].manners.framing;
         let keeps = self.callers.all[caller].keeps;
         let mut heard = vec![(0, 0); log.records.len()];
@@ -236,25 +237,25 @@ impl<E: Seat> ClientWorld<E> {
     }
 
     /// Checks that operations of a kind complete in the order in which they were started.
-    fn check_order(&self, log: &Log, caller: usize) {
+    fn check_order(&self, log: &CallerLog, caller: usize) {
         let done = |of: &Record| of.caller == caller && matches!(of.ended, Some(Ok(_)));
-        let check = |kind: fn(What) -> bool| {
+        let check = |kind: fn(CallerOperation) -> bool| {
             let those = log.order.iter().copied().filter(|&nth| done(&log.records[nth]));
             let those: Vec<_> = those.filter(|&nth| kind(log.records[nth].what)).collect();
             let wrong = those.windows(2).find(|pair| pair[0] > pair[1]);
             assert_eq!(wrong, None, "operations of caller {caller} are out of order");
         };
-        check(|what| matches!(what, What::Send(_)));
+        check(|what| matches!(what, CallerOperation::Send(_)));
         // A request kept for the next connection is overtaken by bytes that arrive on this one.
         let keeps = self.callers.all[caller].keeps;
-        check(if keeps { What::receives } else { What::has_reply });
+        check(if keeps { CallerOperation::receives } else { CallerOperation::has_reply });
     }
 
     /// Checks that the client received, connection by connection, what the servers sent, from the
     /// start and without gaps. Returns the index of the last connection and the offset in it.
     ///
     /// A few bytes may match in several places, so all candidates are followed.
-    fn follow(&self, log: &Log, caller: usize, servers: &[&Server]) -> (usize, usize) {
+    fn follow(&self, log: &CallerLog, caller: usize, servers: &[&Server]) -> (usize, usize) {
         let framing = self.callers.all[caller].manners.framing;
         let mut places = vec![(0, 0)];
         for &nth in log.order.iter().filter(|&&nth| log.records[nth].caller == caller) {
@@ -288,7 +289,13 @@ impl<E: Seat> ClientWorld<E> {
 
     /// Checks that a caller that listens received all bytes of a connection before those of the
     /// next.
-    fn check_nothing_lost(&self, log: &Log, caller: usize, gone: &[&Server], delivered: usize) {
+    fn check_nothing_lost(
+        &self,
+        log: &CallerLog,
+        caller: usize,
+        gone: &[&Server],
+        delivered: usize,
+    ) {
         let spoiled = |of: &Record| match &of.ended {
             Some(Err(failed)) => {
                 matches!(failed.error, Error::FrameTooLarge(_) | Error::TooLong(_))
@@ -306,12 +313,12 @@ impl<E: Seat> ClientWorld<E> {
     }
 
     /// Checks that each reply equals its request, if the caller makes only requests.
-    fn check_replies(&self, log: &Log, caller: usize) {
+    fn check_replies(&self, log: &CallerLog, caller: usize) {
         if !self.callers.all[caller].manners.requests_only {
             return;
         }
         for (nth, record) in log.records.iter().enumerate().filter(|(_, of)| of.caller == caller) {
-            if let (What::Request(..), Some(Ok(reply))) = (record.what, &record.ended) {
+            if let (CallerOperation::Request(..), Some(Ok(reply))) = (record.what, &record.ended) {
                 assert_eq!(*reply, record.data, "the reply to request {nth}");
             }
         }
@@ -345,8 +352,10 @@ fn check_amount(nth: usize, record: &Record, heard: (usize, usize), clean: bool,
 /// The bytes that an operation received, as they were on the wire.
 fn received(framing: Option<Framing>, record: &Record) -> Option<Vec<u8>> {
     match (record.what, record.ended.as_ref()?) {
-        (What::Receive(_) | What::ToEnd(_), Ok(bytes)) => Some(bytes.clone()),
-        (What::Message | What::Request(..), Ok(bytes)) => Some(wire(framing, bytes)),
+        (CallerOperation::Receive(_) | CallerOperation::ToEnd(_), Ok(bytes)) => Some(bytes.clone()),
+        (CallerOperation::Message | CallerOperation::Request(..), Ok(bytes)) => {
+            Some(wire(framing, bytes))
+        }
         (what, Err(failed)) if what.receives() => Some(failed.buffer.clone()),
         _ => None,
     }

@@ -18,13 +18,15 @@ use super::marks::Mark;
 use super::report::{Report, report_of};
 use super::seat::{Seat, SeatParts, wants_turn};
 use super::sys::{SimSys, Woken};
-use super::world::{Event, Handle, Rates, Route, SharedWorld, What, World, peer_of};
+use super::world::{
+    FaultRates, Handle, HandleTarget, Route, SharedWorld, World, WorldEvent, peer_of,
+};
 use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::client::driver::Driver;
 use crate::client::handle::setup;
 use crate::client::resolve::Question;
-use crate::client::submission::{Answer, Clock, Command, Submission};
+use crate::client::submission::{Answer, Clock, LoopCommand, Submission};
 use crate::client::{Error, LoopLimits};
 use crate::engine::MioEngine;
 use crate::shared::mailbox::Mailboxes;
@@ -72,7 +74,7 @@ fn drawn(seed: u64, told: bool) -> SharedWorld {
     let mut rate = |in_how_many: u32, most: u32| {
         if rng.u32(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
     };
-    let mut rates = Rates {
+    let mut rates = FaultRates {
         late_readiness: rate(3, 300_000),
         spurious: rate(3, 200_000),
         duplicate: rate(3, 300_000),
@@ -148,7 +150,7 @@ impl<E: Seat> ClientWorld<E> {
         let accept_pause = Duration::from_millis(*rng.choice(&[1, 20, 1_500]).expect("some"));
         let listener = borrowed.listen();
         borrowed.trace(60, 0, u64::from(clients), || format!("{limits:?}"));
-        borrowed.at(begun, Event::External);
+        borrowed.at(begun, WorldEvent::External);
         drop(borrowed);
         let mailboxes = Arc::new(Mailboxes::new(1));
         let submission = Submission::new(clients, limits.operations, mailboxes.clone(), CLOCK);
@@ -170,7 +172,8 @@ impl<E: Seat> ClientWorld<E> {
         submission.mark_loop_thread();
         let mut worker = Worker::new(engine, setup, |_| driver);
         worker.begin();
-        let listener = (listener, Handle { world: world.clone(), what: What::Listener(listener) });
+        let listener =
+            (listener, Handle { world: world.clone(), what: HandleTarget::Listener(listener) });
         let callers = Callers::new(seed, submission.clone());
         let mut simulation = ClientWorld {
             world,
@@ -208,7 +211,7 @@ impl<E: Seat> ClientWorld<E> {
         self.closed_by_cancel.resize(number + 1, Time::ZERO);
         let mut world = self.world.borrow_mut();
         if self.callers.add(&mut world) {
-            world.after_up_to(Duration::from_secs(1), Event::Peer(number));
+            world.after_up_to(Duration::from_secs(1), WorldEvent::Peer(number));
         }
     }
 
@@ -260,7 +263,7 @@ impl<E: Seat> ClientWorld<E> {
             let number = LOOK_UPS_FROM + self.asked.len();
             let caller: usize = question.host[1..].parse().expect("the name of a caller");
             let takes = self.callers.all[caller].look_up_takes;
-            self.world.borrow_mut().at(now + takes, Event::Peer(number));
+            self.world.borrow_mut().at(now + takes, WorldEvent::Peer(number));
             self.asked.push(Some(question));
         }
         if worker.is_finished() {
@@ -275,12 +278,12 @@ impl<E: Seat> ClientWorld<E> {
             let event = self.world.borrow_mut().pop();
             match event {
                 None => return,
-                Some(Event::External) => self.accept(),
-                Some(Event::Peer(number)) if number >= LOOK_UPS_FROM => self.look_up(number),
-                Some(Event::Peer(number)) if number >= SERVERS_FROM => {
+                Some(WorldEvent::External) => self.accept(),
+                Some(WorldEvent::Peer(number)) if number >= LOOK_UPS_FROM => self.look_up(number),
+                Some(WorldEvent::Peer(number)) if number >= SERVERS_FROM => {
                     self.serve(number - SERVERS_FROM);
                 }
-                Some(Event::Peer(number)) => self.call(number),
+                Some(WorldEvent::Peer(number)) => self.call(number),
                 Some(other) => self.world.borrow_mut().handle_event(other),
             }
             if self.world.borrow_mut().rng.u8(0..4) == 0 {
@@ -293,7 +296,7 @@ impl<E: Seat> ClientWorld<E> {
     fn accept(&mut self) {
         let mut world = self.world.borrow_mut();
         let pause = if self.healed { Duration::from_millis(1) } else { self.accept_pause };
-        world.after_up_to(pause, Event::External);
+        world.after_up_to(pause, WorldEvent::External);
         let closes = !self.healed && world.rng.u16(0..400) == 0;
         let opens = self.healed || world.rng.u8(0..8) == 0;
         match &self.listener {
@@ -308,14 +311,14 @@ impl<E: Seat> ClientWorld<E> {
                     let served = &self.callers.all[caller];
                     let server = Server::draw(&mut world, end, caller, served);
                     let number = SERVERS_FROM + self.servers.len();
-                    world.after_up_to(Duration::from_millis(5), Event::Peer(number));
+                    world.after_up_to(Duration::from_millis(5), WorldEvent::Peer(number));
                     self.servers.push(server);
                 }
             }
             None if opens => {
                 let id = world.listen();
                 drop(world);
-                let what = What::Listener(id);
+                let what = HandleTarget::Listener(id);
                 self.listener = Some((id, Handle { world: self.world.clone(), what }));
             }
             None => {}
@@ -325,7 +328,7 @@ impl<E: Seat> ClientWorld<E> {
     fn serve(&mut self, number: usize) {
         let mut world = self.world.borrow_mut();
         if let Some(pause) = self.servers[number].act(&mut world, self.healed) {
-            world.after_up_to(pause, Event::Peer(number + SERVERS_FROM));
+            world.after_up_to(pause, WorldEvent::Peer(number + SERVERS_FROM));
         }
     }
 
@@ -351,7 +354,7 @@ impl<E: Seat> ClientWorld<E> {
         let mut world = self.world.borrow_mut();
         let pause = self.callers.act(number, &mut world);
         match pause {
-            Some(pause) => world.after_up_to(pause, Event::Peer(number)),
+            Some(pause) => world.after_up_to(pause, WorldEvent::Peer(number)),
             None => {
                 drop(world);
                 self.add_caller();
@@ -389,11 +392,11 @@ impl<E: Seat> ClientWorld<E> {
             let event = self.world.borrow_mut().pop_until(until);
             let Some(event) = event else { break };
             match event {
-                Event::External => self.accept(),
-                Event::Peer(number) if (SERVERS_FROM..LOOK_UPS_FROM).contains(&number) => {
+                WorldEvent::External => self.accept(),
+                WorldEvent::Peer(number) if (SERVERS_FROM..LOOK_UPS_FROM).contains(&number) => {
                     self.serve(number - SERVERS_FROM);
                 }
-                Event::Peer(_) => self.world.borrow_mut().at(until, event),
+                WorldEvent::Peer(_) => self.world.borrow_mut().at(until, event),
                 other => self.world.borrow_mut().handle_event(other),
             }
         }
@@ -440,6 +443,6 @@ impl<E: Seat> ClientWorld<E> {
 
     fn end(&mut self) {
         self.ended = true;
-        self.submission.push(Command::End);
+        self.submission.push(LoopCommand::End);
     }
 }

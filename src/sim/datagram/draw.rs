@@ -36,7 +36,7 @@ pub(super) enum Upgrade {
 
 /// How often each fault happens, in events per million.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rates {
+pub(super) struct DatagramFaultRates {
     /// Lost on the way.
     pub(super) lost: u32,
     pub(super) doubled: u32,
@@ -78,7 +78,7 @@ pub(super) struct Draw {
     pub(super) room: usize,
     /// How many the sockets have dropped before.
     pub(super) dropped_before: u32,
-    pub(super) rates: Rates,
+    pub(super) rates: DatagramFaultRates,
     /// Longest time on the way. With 0, nothing is reordered.
     pub(super) delay_max: Duration,
     pub(super) sources: usize,
@@ -134,7 +134,7 @@ impl Draw {
             },
             room: *rng.choice(&[1, 5, 70, 300]).expect("some"),
             dropped_before: *rng.choice(&[0, 0, 9, u32::MAX - 3]).expect("some"),
-            rates: Rates::new(rng),
+            rates: DatagramFaultRates::new(rng),
             delay_max: ms(rng, &[0, 1, 20, 500]),
             sources: *rng.choice(&[1, 3, 12, 40]).expect("some"),
             datagrams: if longest > 10_000 { rng.usize(1..=60) } else { rng.usize(1..=400) },
@@ -151,13 +151,13 @@ impl Draw {
     }
 }
 
-impl Rates {
+impl DatagramFaultRates {
     /// Most of them are zero: too many faults at once hide bugs.
-    fn new(rng: &mut fastrand::Rng) -> Rates {
+    fn new(rng: &mut fastrand::Rng) -> DatagramFaultRates {
         let mut rate = |in_how_many: u32, most: u32| {
             if rng.u32(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
         };
-        Rates {
+        DatagramFaultRates {
             lost: rate(3, 300_000),
             doubled: rate(3, 300_000),
             corrupted: rate(4, 200_000),

@@ -33,7 +33,7 @@ mod world;
 use draw::{Serves, Upgrade};
 use model::{Allowances, rude};
 use socket::{InTurn, SimClock, SimSocket};
-use world::{Event, Order, Process, SharedWorld, World, lock};
+use world::{DatagramEvent, Order, Process, SharedWorld, World, lock};
 
 /// More steps than any seed needs.
 const STEPS_MAX: u64 = 300_000;
@@ -71,11 +71,11 @@ impl Simulation {
         let begun = world.begun;
         if world.draw.upgrade != Upgrade::No {
             let after = Duration::from_micros(world.rng.u64(0..1_000_000));
-            world.at(begun + after, Event::Upgrade);
+            world.at(begun + after, DatagramEvent::Upgrade);
         }
         if let Some(after) = world.draw.stops_after {
             // Of the process that serves then.
-            world.at(begun + after, Event::Ends(usize::MAX));
+            world.at(begun + after, DatagramEvent::Ends(usize::MAX));
         }
         drop(world);
         simulation
@@ -164,13 +164,13 @@ impl Simulation {
             let event = lock(&self.world).pop();
             match event {
                 None => return,
-                Some(Event::Source(number)) => lock(&self.world).source_sends(number),
-                Some(Event::Arrival(at)) => lock(&self.world).arrives(at),
-                Some(Event::Ends(usize::MAX)) => self.ends(self.serves),
-                Some(Event::Ends(process)) => self.ends(process),
-                Some(Event::EndsNow(process)) => self.ends_now(process),
-                Some(Event::Begins(process)) => self.begins(process),
-                Some(Event::Upgrade) => self.upgrade(),
+                Some(DatagramEvent::Source(number)) => lock(&self.world).source_sends(number),
+                Some(DatagramEvent::Arrival(at)) => lock(&self.world).arrives(at),
+                Some(DatagramEvent::Ends(usize::MAX)) => self.ends(self.serves),
+                Some(DatagramEvent::Ends(process)) => self.ends(process),
+                Some(DatagramEvent::EndsNow(process)) => self.ends_now(process),
+                Some(DatagramEvent::Begins(process)) => self.begins(process),
+                Some(DatagramEvent::Upgrade) => self.upgrade(),
             }
             if lock(&self.world).one_in(4) {
                 return;
@@ -189,13 +189,13 @@ impl Simulation {
         world.event(7, new, 0, || format!("process {new} has the sockets of process {old}"));
         let (now, later) = (world.now, Duration::from_micros(world.rng.u64(0..500_000)));
         if world.draw.upgrade == Upgrade::Fails {
-            world.at(now + later, Event::EndsNow(new));
+            world.at(now + later, DatagramEvent::EndsNow(new));
             return;
         }
         // The new one may begin before the old one has left.
         let left = Duration::from_micros(world.rng.u64(0..500_000));
-        world.at(now + left, Event::Ends(old));
-        world.at(now + later, Event::Begins(new));
+        world.at(now + left, DatagramEvent::Ends(old));
+        world.at(now + later, DatagramEvent::Begins(new));
         world.processes[old].leaves = true;
         self.serves = new;
     }
@@ -237,7 +237,7 @@ impl Simulation {
         let has_call = world.order_in_receive.is_some() || world.order_in_send.is_some();
         let after = if has_call { TOLD_WITHIN } else { Duration::ZERO };
         let at = world.now + after;
-        world.at(at, Event::EndsNow(process));
+        world.at(at, DatagramEvent::EndsNow(process));
     }
 
     fn ends_now(&self, process: usize) {

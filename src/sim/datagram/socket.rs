@@ -278,20 +278,20 @@ impl InTurn {
 }
 
 impl BuildHasher for InTurn {
-    type Hasher = Value;
+    type Hasher = HashedValue;
 
-    fn build_hasher(&self) -> Value {
-        Value { of: self.clone(), bytes: Vec::new() }
+    fn build_hasher(&self) -> HashedValue {
+        HashedValue { of: self.clone(), bytes: Vec::new() }
     }
 }
 
 /// A value that is hashed.
-pub(super) struct Value {
+pub(super) struct HashedValue {
     of: InTurn,
     bytes: Vec<u8>,
 }
 
-impl Hasher for Value {
+impl Hasher for HashedValue {
     fn write(&mut self, bytes: &[u8]) {
         self.bytes.extend(bytes);
     }

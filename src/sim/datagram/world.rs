@@ -27,7 +27,7 @@ pub(super) fn lock(world: &SharedWorld) -> MutexGuard<'_, World> {
 const UNIX_NS: u64 = 1_735_689_600_000_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Event {
+pub(super) enum DatagramEvent {
     /// A source sends a burst.
     Source(usize),
     /// A datagram arrives at the machine.
@@ -148,7 +148,7 @@ pub(super) struct World {
     pub(super) draw: Draw,
     pub(super) marks: Marks,
     pub(super) trace: Trace,
-    events: BinaryHeap<Reverse<(Time, u64, Event)>>,
+    events: BinaryHeap<Reverse<(Time, u64, DatagramEvent)>>,
     queued: u64,
     sources: Vec<Source>,
     unsent: usize,
@@ -244,7 +244,7 @@ impl World {
         self.trace.event(self.now, since, [code, who as u64, what], text);
     }
 
-    pub(super) fn at(&mut self, time: Time, event: Event) {
+    pub(super) fn at(&mut self, time: Time, event: DatagramEvent) {
         self.queued += 1;
         self.events.push(Reverse((time, self.queued, event)));
     }
@@ -254,7 +254,7 @@ impl World {
     }
 
     /// The next event that is due.
-    pub(super) fn pop(&mut self) -> Option<Event> {
+    pub(super) fn pop(&mut self) -> Option<DatagramEvent> {
         if self.next()? > self.now {
             return None;
         }
@@ -271,7 +271,7 @@ impl World {
         let session = self.rng.u16(0..3);
         self.sources.push(Source { address, session, sent: 0, arrived: 0, socket });
         let begins = self.now + self.up_to(self.draw.pause_max.min(Duration::from_secs(1)));
-        self.at(begins, Event::Source(number));
+        self.at(begins, DatagramEvent::Source(number));
     }
 
     /// The address of a source. Several have the same, or are in the same network.
@@ -317,7 +317,7 @@ impl World {
         }
         if self.unsent > 0 {
             let later = self.now + self.up_to(self.draw.pause_max);
-            self.at(later, Event::Source(number));
+            self.at(later, DatagramEvent::Source(number));
         }
     }
 
@@ -335,7 +335,7 @@ impl World {
         for _ in 0..copies {
             let arrives = self.now + self.up_to(self.draw.delay_max);
             self.under_way.push(Some(datagram.clone()));
-            self.at(arrives, Event::Arrival(self.under_way.len() - 1));
+            self.at(arrives, DatagramEvent::Arrival(self.under_way.len() - 1));
         }
     }
 

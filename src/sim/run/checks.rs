@@ -14,7 +14,7 @@ use crate::shared::counters::Stats;
 use crate::sim::audit;
 use crate::sim::marks::Mark;
 use crate::sim::messages;
-use crate::sim::peer::{End, Peer, STUCK_AFTER};
+use crate::sim::peer::{Peer, PeerEnd, STUCK_AFTER};
 use crate::sim::protocol::Served;
 use crate::sim::seat::Seat;
 use crate::sim::service::{Sight, Watched};
@@ -407,8 +407,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             return; // Connections that were never opened may be cut too.
         }
         // Those that saw FIN before the server was allowed to cut were finished.
-        let finished =
-            |number: usize| self.peers.get(number).is_some_and(|peer| peer.end == Some(End::Fin));
+        let finished = |number: usize| {
+            self.peers.get(number).is_some_and(|peer| peer.end == Some(PeerEnd::Fin))
+        };
         let may_be_cut = |(number, sight): &(&usize, &Sight)| {
             sight.closed_at >= ended_at && (sight.cut || !finished(**number))
         };
@@ -424,7 +425,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         is_known
             && !sight.lost
             && !self.processes[sight.process].ends_early
-            && peer.end == Some(End::Reset)
+            && peer.end == Some(PeerEnd::Reset)
             && peer.reads_to_the_end()
             && !peer.gave_up()
             && !sight.closed.is_some_and(|reason| excused.contains(&reason))
@@ -511,12 +512,12 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         // A layer may drop what is owed when the peer's stream is broken.
         let broken =
             matches!(sight.closed, Some(CloseReason::TlsAlert | CloseReason::TlsTruncated));
-        let is_whole = peer.end == Some(End::Fin) && peer.reads_to_the_end() && !broken;
+        let is_whole = peer.end == Some(PeerEnd::Fin) && peer.reads_to_the_end() && !broken;
         if is_whole && !sight.holding && !sight.lost {
             assert_eq!(reply, owed, "peer {number}: FIN came before the whole reply: {sight:?}");
         }
         // The send time-out may cut the last bytes, but the reason stays `PeerClosed`.
-        let timed_out = peer.end == Some(End::Reset) && self.rules.send_timeout.is_some();
+        let timed_out = peer.end == Some(PeerEnd::Reset) && self.rules.send_timeout.is_some();
         if sight.closed == Some(CloseReason::PeerClosed)
             && peer.reads_to_the_end()
             && !sight.holding
@@ -583,7 +584,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         // A layer that has sent an alert drops what was queued.
         let has_sent_wrong = peer.records().is_some_and(|records| records.went_wrong);
         let in_order = in_order && sight.closed != Some(CloseReason::TlsAlert) && !has_sent_wrong;
-        if peer.end == Some(End::Fin) && peer.reads_to_the_end() && in_order {
+        if peer.end == Some(PeerEnd::Fin) && peer.reads_to_the_end() && in_order {
             assert_eq!(heard, taken, "peer {number}: external messages and those of services");
             for &message in heard {
                 let of_service = message >= messages::FIRST;

@@ -27,7 +27,9 @@ use crate::sim::seat::{Seat, SeatParts};
 use crate::sim::service::{Clients, Watched, Whims};
 use crate::sim::sys::Woken;
 use crate::sim::wire::Framing;
-use crate::sim::world::{Event, Handle, ListenerId, Rates, SharedWorld, What, World};
+use crate::sim::world::{
+    FaultRates, Handle, HandleTarget, ListenerId, SharedWorld, World, WorldEvent,
+};
 use crate::worker::layer::Layer;
 use crate::worker::{ListenerOf, Rules, Setup, Worker};
 
@@ -38,7 +40,7 @@ impl World {
         let mut rate = |in_how_many: u32, most: u32| {
             if rng.u32(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
         };
-        let rates = Rates {
+        let rates = FaultRates {
             late_readiness: rate(3, 300_000),
             spurious: rate(3, 200_000),
             duplicate: rate(3, 300_000),
@@ -234,7 +236,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let process = &self.processes[number];
         let kept = |&id: &ListenerId| Listening {
             kept: process.kept.clone(),
-            ..Listening::tcp(Handle { world: self.world.clone(), what: What::Listener(id) })
+            ..Listening::tcp(Handle { world: self.world.clone(), what: HandleTarget::Listener(id) })
         };
         let woken = Arc::new(Woken::default());
         let pool = Pool::with_references(process.reserve.clone(), index, plan.references_each());
@@ -302,7 +304,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             let total = world.rng.usize(0..=1500);
             let peer = self.new_peer(&mut world, number, total);
             self.peers.push(peer);
-            world.after_up_to(Duration::from_secs(2), Event::Peer(number));
+            world.after_up_to(Duration::from_secs(2), WorldEvent::Peer(number));
         }
         let pool = self.buffers * self.buffer_size;
         if self.peers.iter().any(|peer| peer.script.borrow().longest() > pool) {
@@ -331,7 +333,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             return None;
         }
         let pause_max = Duration::from_millis(world.rng.u64(1..=300));
-        world.after_up_to(pause_max, Event::External);
+        world.after_up_to(pause_max, WorldEvent::External);
         let Process { mailboxes, reserve, directory, .. } = &self.processes[0];
         let (mailboxes, reserve) = (mailboxes.clone(), reserve.clone());
         let rng = fastrand::Rng::with_seed(world.seed ^ 0x0066_6c6f_6f64);

@@ -24,7 +24,7 @@ use super::seat::{Seat, wants_turn};
 use super::service::{Clients, Seen, Watched, Whims};
 use super::sys::{SimSys, Woken};
 use super::wire::Framing;
-use super::world::{Event, ListenerId, SharedWorld, World};
+use super::world::{ListenerId, SharedWorld, World, WorldEvent};
 use crate::base::time::Time;
 use crate::buffer::Pool;
 use crate::engine::MioEngine;
@@ -198,8 +198,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             let event = self.world.borrow_mut().pop();
             match event {
                 None => return,
-                Some(Event::Peer(number)) => self.peer_acts(number),
-                Some(Event::External) => self.external_acts(),
+                Some(WorldEvent::Peer(number)) => self.peer_acts(number),
+                Some(WorldEvent::External) => self.external_acts(),
                 Some(other) => self.world.borrow_mut().handle_event(other),
             }
             // Sometimes leave the rest until after a worker's turn.
@@ -221,7 +221,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             let (number, total) = (self.peers.len(), world.rng.usize(0..=300));
             let peer = self.new_peer(&mut world, number, total);
             self.peers.push(peer);
-            world.after_up_to(Duration::from_millis(50), Event::Peer(number));
+            world.after_up_to(Duration::from_millis(50), WorldEvent::Peer(number));
         }
     }
 
@@ -233,7 +233,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
         let mut world = self.world.borrow_mut();
         external.act(&mut world, &self.seen, self.buffer_size);
-        world.after_up_to(external.pause_max, Event::External);
+        world.after_up_to(external.pause_max, WorldEvent::External);
     }
 
     fn pick(&mut self) -> Option<Pick> {
@@ -334,8 +334,8 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             let event = self.world.borrow_mut().pop_until(until);
             let Some(event) = event else { break };
             match event {
-                Event::Peer(number) => self.peer_acts(number),
-                Event::External => self.world.borrow_mut().at(until, event),
+                WorldEvent::Peer(number) => self.peer_acts(number),
+                WorldEvent::External => self.world.borrow_mut().at(until, event),
                 other => self.world.borrow_mut().handle_event(other),
             }
         }

@@ -6,7 +6,7 @@ use crate::base::time::Time;
 use crate::error::CloseReason;
 use crate::shared::counters::Stats;
 use crate::sim::marks::Mark;
-use crate::sim::peer::{End, Peer};
+use crate::sim::peer::{Peer, PeerEnd};
 use crate::sim::seat::Seat;
 use crate::sim::service::Sight;
 use crate::sim::wire::Framing;
@@ -71,12 +71,12 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             closed,
             CloseReason::PeerClosed | CloseReason::IdleTimeout | CloseReason::Drained
         );
-        let reads = peer.end == Some(End::Fin) && peer.reads_to_the_end() && !sight.cut;
+        let reads = peer.end == Some(PeerEnd::Fin) && peer.reads_to_the_end() && !sight.cut;
         if reads && orderly {
             let whole = records.heard_close && records.is_whole();
             assert!(whole, "peer {number}: FIN without close_notify: {sight:?}");
         }
-        if peer.end == Some(End::Fin) && closed == CloseReason::TlsAlert {
+        if peer.end == Some(PeerEnd::Fin) && closed == CloseReason::TlsAlert {
             assert!(records.heard_alert, "peer {number} was not told what is wrong: {sight:?}");
         }
         self.mark_stream(peer, records, sight);
@@ -87,7 +87,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let fin_received = peer.server_end(&world).is_some_and(|end| end.fin_received);
         let ends_within = records.sort == Sort::Truncates && !records.is_all_sent();
         let truncated = sight.closed == Some(CloseReason::TlsTruncated);
-        let closed = records.heard_close && records.said_close && peer.end == Some(End::Fin);
+        let closed = records.heard_close && records.said_close && peer.end == Some(PeerEnd::Fin);
         for (mark, happened) in [
             (Mark::RecordsCut, records.pieces > 1),
             (Mark::RecordsLong, records.heard_hello && records.hello() > self.buffer_size),

@@ -12,14 +12,14 @@ use crate::base::time::Time;
 use crate::buffer::Reserve;
 use crate::net::bind::KeptOpen;
 use crate::shared::directory::Directory;
-use crate::shared::mailbox::{Command, EndOrder, Mailboxes};
+use crate::shared::mailbox::{EndOrder, Mailboxes, WorkerCommand};
 use crate::shared::moved::{Facts, Moved, Passed};
 use crate::shared::permits::Permits;
 use crate::sim::line::{Failures, Line};
 use crate::sim::marks::Mark;
 use crate::sim::protocol::Served;
 use crate::sim::seat::Seat;
-use crate::sim::world::{EndpointId, ListenerId, What, World, peer_of};
+use crate::sim::world::{EndpointId, HandleTarget, ListenerId, World, peer_of};
 use crate::worker::layer::Layer;
 
 /// Selects the seeds with upgrades. None of those that `scripts/seeds` listed before there were any is
@@ -238,7 +238,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let mut of_workers = vec![Vec::new(); workers];
         listeners.sort_unstable();
         for (number, listener) in listeners.into_iter().enumerate() {
-            self.world.borrow_mut().share(What::Listener(listener));
+            self.world.borrow_mut().share(HandleTarget::Listener(listener));
             of_workers[number % workers].push(listener);
         }
         self.add_servers(of_workers);
@@ -387,10 +387,10 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             };
             let mailboxes = &self.processes[process].mailboxes;
             let worker = worker % mailboxes.workers();
-            let full = mailboxes.send(worker, Command::GoOnWith(moved)).err();
+            let full = mailboxes.send(worker, WorkerCommand::GoOnWith(moved)).err();
             let mut world = self.world.borrow_mut();
             match full {
-                Some(Command::GoOnWith(moved)) => {
+                Some(WorkerCommand::GoOnWith(moved)) => {
                     world.mark(Mark::MoveWaited);
                     let delivery = Delivery { at: now + AGAIN, process, worker, moved };
                     self.upgrades.deliveries.insert(at, delivery);

@@ -13,7 +13,7 @@ use super::world::address_of;
 use crate::net::proxy::{Networks, ProxyHeaders, ProxyOptions};
 use crate::worker::layer::header as test_layer;
 use crate::worker::layer::tls::{Tls, stand_in};
-use crate::worker::layer::{ByListener, Kind, Plain};
+use crate::worker::layer::{ByListener, LayerKind, Plain};
 
 pub(super) mod header;
 pub(super) mod proxy;
@@ -66,14 +66,14 @@ impl Framing {
     /// The layers of a server with these listeners. Its peers are known after `timeout`.
     pub(super) fn layers(framings: &[Framing], timeout: Duration) -> ByListener {
         let kind = |framing: &Framing| match *framing {
-            Framing::Plain => Kind::Plain(Plain),
-            Framing::Header => Kind::Header(test_layer::Header { timeout }),
+            Framing::Plain => LayerKind::Plain(Plain),
+            Framing::Header => LayerKind::Header(test_layer::Header { timeout }),
             Framing::Proxy { required } => {
                 let headers = if required { ProxyHeaders::Require } else { ProxyHeaders::Optional };
                 let from = Networks::new(proxy::PROXIES).expect("it is written here");
-                Kind::proxied(&ProxyOptions { headers, from }, timeout)
+                LayerKind::proxied(&ProxyOptions { headers, from }, timeout)
             }
-            Framing::Records => Kind::StandIn(Tls::new(Arc::new(stand_in::Acceptor), timeout)),
+            Framing::Records => LayerKind::StandIn(Tls::new(Arc::new(stand_in::Acceptor), timeout)),
         };
         ByListener::new(framings.iter().map(kind).collect())
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Edge, EndpointId, Event, Segment, World};
+use super::{Edge, EndpointId, Segment, World, WorldEvent};
 use crate::error::Errno;
 use crate::sim::marks::Mark;
 
@@ -60,7 +60,7 @@ impl World {
             at = at.max(*last);
         }
         self.endpoints[to].under_way.push_back((at, segment));
-        self.at(at, Event::Arrival(to));
+        self.at(at, WorldEvent::Arrival(to));
     }
 
     pub(super) fn arrive(&mut self, id: EndpointId) {

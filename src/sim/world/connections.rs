@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{
-    Edge, Endpoint, EndpointId, Event, Listener, ListenerId, Route, Segment, ServerEnd, Unseen,
-    Watch, World,
+    Edge, Endpoint, EndpointId, ListenerId, Route, Segment, ServerEnd, SimulatedListener, Unseen,
+    Watch, World, WorldEvent,
 };
 use crate::base::time::Time;
 use crate::error::Errno;
@@ -50,9 +50,9 @@ impl World {
             Some(Route::Silent) => self.mark(Mark::ConnectUnanswered),
             Some(&Route::Late(late)) => {
                 self.mark(Mark::ConnectLate);
-                self.at(self.now + delay + late, Event::Connect(near));
+                self.at(self.now + delay + late, WorldEvent::Connect(near));
             }
-            _ => self.at(self.now + delay, Event::Connect(near)),
+            _ => self.at(self.now + delay, WorldEvent::Connect(near)),
         }
         near
     }
@@ -62,7 +62,7 @@ impl World {
             return;
         }
         let number = self.endpoints[near].listener;
-        let accepts = |listener: &Listener| listener.open && listener.number == number;
+        let accepts = |listener: &SimulatedListener| listener.open && listener.number == number;
         let open: Vec<ListenerId> =
             (0..self.listeners.len()).filter(|&id| accepts(&self.listeners[id])).collect();
         let far = self.endpoints[near].other;
@@ -79,7 +79,7 @@ impl World {
         let id = open[self.rng.usize(0..open.len())];
         if self.listeners[id].backlog.len() >= self.rates.backlog {
             self.mark(Mark::BacklogFull);
-            self.at(self.now + Duration::from_secs(1), Event::Connect(near));
+            self.at(self.now + Duration::from_secs(1), WorldEvent::Connect(near));
             return;
         }
         self.listeners[id].backlog.push_back(far);
@@ -228,7 +228,7 @@ impl World {
 
     /// Whether clients wait at an open listener, whose readiness was reported to this worker.
     pub(in crate::sim) fn has_waiting(&self, id: ListenerId, worker: usize) -> bool {
-        let Listener { watches, backlog, open, .. } = &self.listeners[id];
+        let SimulatedListener { watches, backlog, open, .. } = &self.listeners[id];
         let untold = |(watch, edge): &(Watch, Edge)| {
             watch.worker == worker && edge.any() && edge.at > self.now
         };
@@ -241,7 +241,7 @@ impl World {
 
     /// A listener with this number among those of its worker.
     pub(in crate::sim) fn listen_as(&mut self, number: usize) -> ListenerId {
-        self.listeners.push(Listener {
+        self.listeners.push(SimulatedListener {
             number,
             backlog: VecDeque::new(),
             open: true,

@@ -35,7 +35,7 @@ pub(crate) type ListenerId = usize;
 /// How often each fault is injected, in events per million, and sizes. Each seed draws its own
 /// rates, most of them zero: too many faults at once hide bugs.
 #[derive(Clone, Debug)]
-pub(crate) struct Rates {
+pub(crate) struct FaultRates {
     pub(crate) late_readiness: u32,
     pub(crate) spurious: u32,
     pub(crate) duplicate: u32,
@@ -56,10 +56,10 @@ pub(crate) struct Rates {
     pub(crate) backlog: usize,
 }
 
-impl Rates {
+impl FaultRates {
     /// Stops all faults.
     pub(super) fn heal(&mut self) {
-        *self = Rates {
+        *self = FaultRates {
             late_readiness: 0,
             spurious: 0,
             duplicate: 0,
@@ -90,7 +90,7 @@ pub(super) enum Route {
 
 /// An event in the queue.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Event {
+pub(crate) enum WorldEvent {
     /// The first segment in transit to this endpoint arrives.
     Arrival(EndpointId),
     /// A peer acts.
@@ -213,7 +213,7 @@ pub(super) struct ServerEnd {
 }
 
 #[derive(Debug)]
-struct Listener {
+struct SimulatedListener {
     /// Its number among those of its worker.
     number: usize,
     backlog: VecDeque<EndpointId>,
@@ -226,7 +226,7 @@ struct Listener {
 pub(crate) struct World {
     pub(crate) rng: fastrand::Rng,
     pub(crate) now: Time,
-    pub(crate) rates: Rates,
+    pub(crate) rates: FaultRates,
     pub(super) routes: HashMap<SocketAddr, Route>,
     /// Each segment is in transit for exactly `delay_max`.
     pub(super) delay_is_fixed: bool,
@@ -240,15 +240,15 @@ pub(crate) struct World {
     /// The services send messages, drawn from this seed.
     pub(super) messages: Option<u64>,
     endpoints: Vec<Endpoint>,
-    listeners: Vec<Listener>,
+    listeners: Vec<SimulatedListener>,
     /// How many descriptors each socket has beside the first one.
-    copies: HashMap<What, usize>,
+    copies: HashMap<HandleTarget, usize>,
     /// Sockets that are on their way between processes, and those whose reference was dropped.
     tokens: usize,
     dropped: Arc<Mutex<Vec<EndpointId>>>,
     /// A process is killed: its connections are reset.
     pub(super) kills: bool,
-    queue: BinaryHeap<Reverse<(Time, u64, Event)>>,
+    queue: BinaryHeap<Reverse<(Time, u64, WorldEvent)>>,
     queued: u64,
     pub(super) descriptors_open: usize,
     /// How long a server waits for the peer's FIN after its own.
@@ -305,11 +305,11 @@ impl Trace {
 /// A descriptor of a process under test. Dropping it closes it.
 pub(crate) struct Handle {
     pub(crate) world: SharedWorld,
-    pub(crate) what: What,
+    pub(crate) what: HandleTarget,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum What {
+pub(crate) enum HandleTarget {
     Endpoint(EndpointId),
     Listener(ListenerId),
 }
@@ -327,7 +327,7 @@ impl Drop for Handle {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, rates: Rates, workers: usize, told: bool) -> World {
+    pub(crate) fn new(seed: u64, rates: FaultRates, workers: usize, told: bool) -> World {
         World {
             rng: fastrand::Rng::with_seed(seed),
             seed,
@@ -383,12 +383,12 @@ impl World {
         self.trace.event(self.now, since, [code, who as u64, what], text);
     }
 
-    pub(super) fn at(&mut self, time: Time, event: Event) {
+    pub(super) fn at(&mut self, time: Time, event: WorldEvent) {
         self.queued += 1;
         self.queue.push(Reverse((time, self.queued, event)));
     }
 
-    pub(super) fn after_up_to(&mut self, most: Duration, event: Event) {
+    pub(super) fn after_up_to(&mut self, most: Duration, event: WorldEvent) {
         let wait = Duration::from_nanos(self.rng.u64(0..=most.as_nanos() as u64));
         self.at(self.now + wait, event);
     }
@@ -399,7 +399,7 @@ impl World {
     }
 
     /// Takes the next event that is due.
-    pub(crate) fn pop(&mut self) -> Option<Event> {
+    pub(crate) fn pop(&mut self) -> Option<WorldEvent> {
         let Reverse((time, _, _)) = self.queue.peek()?;
         if *time > self.now {
             return None;
@@ -416,7 +416,7 @@ impl World {
     }
 
     /// Takes the next event before `until`, and advances the clock to it.
-    pub(super) fn pop_until(&mut self, until: Time) -> Option<Event> {
+    pub(super) fn pop_until(&mut self, until: Time) -> Option<WorldEvent> {
         let Reverse((time, _, event)) = self.queue.peek()?;
         if *time >= until {
             return None;
@@ -443,11 +443,11 @@ impl World {
     }
 
     /// Handles one event. The caller handles the turns of peers and external threads.
-    pub(crate) fn handle_event(&mut self, event: Event) {
+    pub(crate) fn handle_event(&mut self, event: WorldEvent) {
         match event {
-            Event::Arrival(id) => self.arrive(id),
-            Event::Connect(id) => self.connect_arrives(id),
-            Event::Peer(_) | Event::Readiness | Event::External => {}
+            WorldEvent::Arrival(id) => self.arrive(id),
+            WorldEvent::Connect(id) => self.connect_arrives(id),
+            WorldEvent::Peer(_) | WorldEvent::Readiness | WorldEvent::External => {}
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Edge, EndpointId, Event, ListenerId, Watch, What, World};
+use super::{Edge, EndpointId, HandleTarget, ListenerId, Watch, World, WorldEvent};
 use crate::base::time::Time;
 use crate::sim::marks::Mark;
 
@@ -34,19 +34,19 @@ impl World {
         }
         self.mark(Mark::LateReadiness);
         let late = self.now + Duration::from_micros(self.rng.u64(1..5_000));
-        self.at(late, Event::Readiness);
+        self.at(late, WorldEvent::Readiness);
         late
     }
 
-    pub(in crate::sim) fn watch(&mut self, what: What, watch: Watch) {
+    pub(in crate::sim) fn watch(&mut self, what: HandleTarget, watch: Watch) {
         match what {
-            What::Listener(id) => {
+            HandleTarget::Listener(id) => {
                 let waiting = !self.listeners[id].backlog.is_empty();
                 let at = if waiting { self.told_at() } else { Time::ZERO };
                 let edge = Edge { readable: waiting, at, ..Edge::default() };
                 self.listeners[id].watches.push((watch, edge));
             }
-            What::Endpoint(id) => {
+            HandleTarget::Endpoint(id) => {
                 self.endpoints[id].watch = Some(watch);
                 if let Some(accepted_at) = &mut self.endpoints[id].accepted_at {
                     *accepted_at = self.now;

@@ -1,8 +1,8 @@
 //! The layer of a server whose listeners have different layers, or of a client loop whose clients
 //! have. Dispatches by match to the kind of the connection.
 //!
-//! To add a kind: a variant of [`Kind`] and of [`Held`], a line in each of `dispatch` and
-//! [`ByListener::state`], and in [`Kind::of`] how a listener asks for it.
+//! To add a kind: a variant of [`LayerKind`] and of [`Held`], a line in each of `dispatch` and
+//! [`ByListener::state`], and in [`LayerKind::of`] how a listener asks for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::tls::session::Session;
 
 /// The layer of one listener. Each worker has a clone.
 #[derive(Clone)]
-pub(crate) enum Kind {
+pub(crate) enum LayerKind {
     Plain(Plain),
     Proxy(Proxied<Plain>),
     #[cfg(feature = "tls")]
@@ -47,13 +47,13 @@ pub(crate) enum Held {
     Plain(()),
     Proxy(proxy::ProxyState<()>),
     #[cfg(feature = "tls")]
-    Tls(tls::Held),
+    Tls(tls::TlsState),
     #[cfg(feature = "tls")]
-    ProxyTls(proxy::ProxyState<tls::Held>),
+    ProxyTls(proxy::ProxyState<tls::TlsState>),
     #[cfg(any(test, feature = "sim"))]
-    Header(header::Held),
+    Header(header::HeaderState),
     #[cfg(all(feature = "tls", any(test, feature = "sim")))]
-    StandIn(tls::Held<stand_in::Session>),
+    StandIn(tls::TlsState<stand_in::Session>),
 }
 
 /// The state of a connection: the number of its kind, which is that of its listener, and what the
@@ -66,19 +66,19 @@ pub(crate) struct ListenerLayerState {
 /// The layers of a server's listeners, in the order of the listeners.
 #[derive(Clone)]
 pub(crate) struct ByListener {
-    kinds: Vec<Kind>,
+    kinds: Vec<LayerKind>,
     kind_of: Arc<KindOf>,
 }
 
 /// The number of the kind of a connection with this tag.
 type KindOf = dyn Fn(u64) -> usize + Send + Sync;
 
-impl Kind {
+impl LayerKind {
     /// The layer that a listener asks for.
     ///
     /// # Errors
     /// The files of its TLS cannot be used.
-    fn of(listener: &ListenOn, config: &Config) -> Result<Kind, StartError> {
+    fn of(listener: &ListenOn, config: &Config) -> Result<LayerKind, StartError> {
         let timeout = config.handshake_timeout;
         let proxied = listener.proxy.headers != ProxyHeaders::Off;
         #[cfg(feature = "tls")]
@@ -88,20 +88,20 @@ impl Kind {
             let acceptor = acceptor.map_err(|error| StartError::Tls { endpoint, error })?;
             let tls = Tls::new(Arc::new(acceptor), timeout);
             return Ok(match proxied {
-                false => Kind::Tls(tls),
-                true => Kind::ProxyTls(Proxied::new(&listener.proxy, timeout, tls)),
+                false => LayerKind::Tls(tls),
+                true => LayerKind::ProxyTls(Proxied::new(&listener.proxy, timeout, tls)),
             });
         }
         Ok(match proxied {
-            false => Kind::Plain(Plain),
-            true => Kind::proxied(&listener.proxy, timeout),
+            false => LayerKind::Plain(Plain),
+            true => LayerKind::proxied(&listener.proxy, timeout),
         })
     }
 
     /// The layer of a listener whose connections begin with a header of the PROXY protocol, and have
     /// no other layer behind it.
-    pub(crate) fn proxied(options: &ProxyOptions, timeout: Duration) -> Kind {
-        Kind::Proxy(Proxied::new(options, timeout, Plain))
+    pub(crate) fn proxied(options: &ProxyOptions, timeout: Duration) -> LayerKind {
+        LayerKind::Proxy(Proxied::new(options, timeout, Plain))
     }
 }
 
@@ -109,19 +109,19 @@ impl ByListener {
     /// The layers of the listeners, or `None` if none of them has one.
     ///
     /// # Errors
-    /// As [`Kind::of`].
+    /// As [`LayerKind::of`].
     pub(crate) fn of(config: &Config) -> Result<Option<ByListener>, StartError> {
-        let kinds = config.listen.iter().map(|listener| Kind::of(listener, config));
-        let kinds = kinds.collect::<Result<Vec<Kind>, _>>()?;
-        let layered = kinds.iter().any(|kind| !matches!(kind, Kind::Plain(_)));
+        let kinds = config.listen.iter().map(|listener| LayerKind::of(listener, config));
+        let kinds = kinds.collect::<Result<Vec<LayerKind>, _>>()?;
+        let layered = kinds.iter().any(|kind| !matches!(kind, LayerKind::Plain(_)));
         Ok(layered.then(|| ByListener::of_listeners(kinds)))
     }
 
     /// The listeners' numbers are the tags of their connections. Listeners that are added later, behind
     /// these, have no layer.
-    fn of_listeners(mut kinds: Vec<Kind>) -> ByListener {
+    fn of_listeners(mut kinds: Vec<LayerKind>) -> ByListener {
         let added = kinds.len();
-        kinds.push(Kind::Plain(Plain));
+        kinds.push(LayerKind::Plain(Plain));
         ByListener { kinds, kind_of: Arc::new(move |tag| added.min(tag as usize)) }
     }
 
@@ -132,7 +132,7 @@ impl ByListener {
         uses_tls: impl Fn(u64) -> bool + Send + Sync + 'static,
         begin: impl Fn(u64) -> Option<Box<Session>> + Send + Sync + 'static,
     ) -> ByListener {
-        let kinds = vec![Kind::Plain(Plain), Kind::Tls(Tls::connecting(begin))];
+        let kinds = vec![LayerKind::Plain(Plain), LayerKind::Tls(Tls::connecting(begin))];
         ByListener { kinds, kind_of: Arc::new(move |tag| uses_tls(tag).into()) }
     }
 
@@ -140,18 +140,18 @@ impl ByListener {
     #[cfg(feature = "tls")]
     pub(crate) fn acceptors(&self) -> impl Iterator<Item = (usize, &Arc<Acceptor>)> {
         self.kinds.iter().enumerate().filter_map(|(listener, kind)| match kind {
-            Kind::Tls(tls) => Some((listener, tls.acceptor()?)),
-            Kind::ProxyTls(proxied) => Some((listener, proxied.inner().acceptor()?)),
+            LayerKind::Tls(tls) => Some((listener, tls.acceptor()?)),
+            LayerKind::ProxyTls(proxied) => Some((listener, proxied.inner().acceptor()?)),
             _ => None,
         })
     }
 
     #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn new(kinds: Vec<Kind>) -> ByListener {
+    pub(crate) fn new(kinds: Vec<LayerKind>) -> ByListener {
         ByListener::of_listeners(kinds)
     }
 
-    fn kind(&self, tag: u64) -> &Kind {
+    fn kind(&self, tag: u64) -> &LayerKind {
         &self.kinds[(self.kind_of)(tag)]
     }
 }
@@ -160,16 +160,16 @@ impl ByListener {
 macro_rules! dispatch {
     ($layers:expr, $state:ident, $held:expr, $method:ident($($argument:expr),*)) => {
         match ($layers, $held) {
-            (Kind::Plain(layer), Held::Plain(held)) => layer.$method(held $(, $argument)*),
-            (Kind::Proxy(layer), Held::Proxy(held)) => layer.$method(held $(, $argument)*),
+            (LayerKind::Plain(layer), Held::Plain(held)) => layer.$method(held $(, $argument)*),
+            (LayerKind::Proxy(layer), Held::Proxy(held)) => layer.$method(held $(, $argument)*),
             #[cfg(feature = "tls")]
-            (Kind::Tls(layer), Held::Tls(held)) => layer.$method(held $(, $argument)*),
+            (LayerKind::Tls(layer), Held::Tls(held)) => layer.$method(held $(, $argument)*),
             #[cfg(feature = "tls")]
-            (Kind::ProxyTls(layer), Held::ProxyTls(held)) => layer.$method(held $(, $argument)*),
+            (LayerKind::ProxyTls(layer), Held::ProxyTls(held)) => layer.$method(held $(, $argument)*),
             #[cfg(any(test, feature = "sim"))]
-            (Kind::Header(layer), Held::Header(held)) => layer.$method(held $(, $argument)*),
+            (LayerKind::Header(layer), Held::Header(held)) => layer.$method(held $(, $argument)*),
             #[cfg(all(feature = "tls", any(test, feature = "sim")))]
-            (Kind::StandIn(layer), Held::StandIn(held)) => layer.$method(held $(, $argument)*),
+            (LayerKind::StandIn(layer), Held::StandIn(held)) => layer.$method(held $(, $argument)*),
             _ => unreachable!("layer {} has another state", $state.kind),
         }
     };
@@ -192,29 +192,29 @@ impl Layer for ByListener {
     fn state(&self, tag: u64, at: Peer, pool: &Pool) -> ListenerLayerState {
         let kind = (self.kind_of)(tag);
         let held = match &self.kinds[kind] {
-            Kind::Plain(layer) => {
+            LayerKind::Plain(layer) => {
                 layer.state(tag, at, pool);
                 Held::Plain(())
             }
-            Kind::Proxy(layer) => Held::Proxy(layer.state(tag, at, pool)),
+            LayerKind::Proxy(layer) => Held::Proxy(layer.state(tag, at, pool)),
             #[cfg(feature = "tls")]
-            Kind::Tls(layer) => Held::Tls(layer.state(tag, at, pool)),
+            LayerKind::Tls(layer) => Held::Tls(layer.state(tag, at, pool)),
             #[cfg(feature = "tls")]
-            Kind::ProxyTls(layer) => Held::ProxyTls(layer.state(tag, at, pool)),
+            LayerKind::ProxyTls(layer) => Held::ProxyTls(layer.state(tag, at, pool)),
             #[cfg(any(test, feature = "sim"))]
-            Kind::Header(layer) => Held::Header(layer.state(tag, at, pool)),
+            LayerKind::Header(layer) => Held::Header(layer.state(tag, at, pool)),
             #[cfg(all(feature = "tls", any(test, feature = "sim")))]
-            Kind::StandIn(layer) => Held::StandIn(layer.state(tag, at, pool)),
+            LayerKind::StandIn(layer) => Held::StandIn(layer.state(tag, at, pool)),
         };
         ListenerLayerState { kind: kind as u32, held }
     }
 
     fn bytes_each(&self) -> usize {
-        let bytes = |kind: &Kind| match kind {
+        let bytes = |kind: &LayerKind| match kind {
             #[cfg(feature = "tls")]
-            Kind::Tls(layer) => layer.bytes_each(),
+            LayerKind::Tls(layer) => layer.bytes_each(),
             #[cfg(feature = "tls")]
-            Kind::ProxyTls(layer) => layer.bytes_each(),
+            LayerKind::ProxyTls(layer) => layer.bytes_each(),
             _ => 0,
         };
         self.kinds.iter().map(bytes).max().unwrap_or(0)
@@ -226,16 +226,16 @@ impl Layer for ByListener {
 
     fn names_peer(&self, tag: u64, at: Peer) -> bool {
         match self.kind(tag) {
-            Kind::Plain(layer) => layer.names_peer(tag, at),
-            Kind::Proxy(layer) => layer.names_peer(tag, at),
+            LayerKind::Plain(layer) => layer.names_peer(tag, at),
+            LayerKind::Proxy(layer) => layer.names_peer(tag, at),
             #[cfg(feature = "tls")]
-            Kind::Tls(layer) => layer.names_peer(tag, at),
+            LayerKind::Tls(layer) => layer.names_peer(tag, at),
             #[cfg(feature = "tls")]
-            Kind::ProxyTls(layer) => layer.names_peer(tag, at),
+            LayerKind::ProxyTls(layer) => layer.names_peer(tag, at),
             #[cfg(any(test, feature = "sim"))]
-            Kind::Header(layer) => layer.names_peer(tag, at),
+            LayerKind::Header(layer) => layer.names_peer(tag, at),
             #[cfg(all(feature = "tls", any(test, feature = "sim")))]
-            Kind::StandIn(layer) => layer.names_peer(tag, at),
+            LayerKind::StandIn(layer) => layer.names_peer(tag, at),
         }
     }
 

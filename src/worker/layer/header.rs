@@ -42,7 +42,7 @@ pub(crate) struct Header {
 }
 
 /// What the layer keeps for one connection.
-pub(crate) struct Held {
+pub(crate) struct HeaderState {
     client: Option<Client>,
     welcomed: bool,
     /// Bytes received and not passed on.
@@ -67,7 +67,7 @@ struct Client {
     flags: u8,
 }
 
-impl Held {
+impl HeaderState {
     /// Appends bytes of the layer to those to send. Returns whether there was room.
     fn put(&mut self, bytes: &[u8], pool: &Pool) -> bool {
         if self.wire.extend_last(bytes) {
@@ -120,10 +120,10 @@ impl Held {
 }
 
 impl Layer for Header {
-    type State = Held;
+    type State = HeaderState;
 
-    fn state(&self, _: u64, _: Peer, pool: &Pool) -> Held {
-        Held {
+    fn state(&self, _: u64, _: Peer, pool: &Pool) -> HeaderState {
+        HeaderState {
             client: None,
             welcomed: false,
             input: Chain::new(pool),
@@ -137,11 +137,11 @@ impl Layer for Header {
         }
     }
 
-    fn begin(&mut self, _: &mut Held, _: &Pool) -> Result<(), CloseReason> {
+    fn begin(&mut self, _: &mut HeaderState, _: &Pool) -> Result<(), CloseReason> {
         Ok(())
     }
 
-    fn peer(&self, held: &Held, _: Peer) -> Option<Peer> {
+    fn peer(&self, held: &HeaderState, _: Peer) -> Option<Peer> {
         held.client.filter(|_| held.welcomed).map(|client| peer(client.number))
     }
 
@@ -149,17 +149,22 @@ impl Layer for Header {
         true
     }
 
-    fn opening_timeout(&self, _: &Held) -> Duration {
+    fn opening_timeout(&self, _: &HeaderState) -> Duration {
         self.timeout
     }
 
-    fn decide(&mut self, _: &mut Held, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
+    fn decide(
+        &mut self,
+        _: &mut HeaderState,
+        _: &mut Chain,
+        _: &Pool,
+    ) -> Result<usize, CloseReason> {
         Err(CloseReason::IdleTimeout)
     }
 
     fn received(
         &mut self,
-        held: &mut Held,
+        held: &mut HeaderState,
         input: &mut Chain,
         wire: &mut Chain,
         pool: &Pool,
@@ -185,14 +190,19 @@ impl Layer for Header {
         Ok(bytes)
     }
 
-    fn ended(&mut self, held: &mut Held, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
+    fn ended(
+        &mut self,
+        held: &mut HeaderState,
+        _: &mut Chain,
+        _: &Pool,
+    ) -> Result<usize, CloseReason> {
         let in_the_middle = held.client.is_none() && !held.input.is_empty();
         if in_the_middle { Err(CloseReason::ProtocolError) } else { Ok(0) }
     }
 
     fn outgoing<'a>(
         &mut self,
-        held: &'a mut Held,
+        held: &'a mut HeaderState,
         output: &'a mut Chain,
         pool: &Pool,
     ) -> &'a mut Chain {
@@ -207,7 +217,7 @@ impl Layer for Header {
         &mut held.wire
     }
 
-    fn sent(&mut self, held: &mut Held, wire_bytes: usize) -> usize {
+    fn sent(&mut self, held: &mut HeaderState, wire_bytes: usize) -> usize {
         let own = held.own.min(wire_bytes);
         held.own -= own;
         let of_service = held.of_service.min(wire_bytes - own);
@@ -215,16 +225,16 @@ impl Layer for Header {
         of_service
     }
 
-    fn finish(&mut self, held: &mut Held) {
+    fn finish(&mut self, held: &mut HeaderState) {
         held.finishing = true;
     }
 
-    fn forget_input(&mut self, held: &mut Held) {
+    fn forget_input(&mut self, held: &mut HeaderState) {
         drop(held.input.take());
         held.starves_to_receive = false;
     }
 
-    fn starves(&self, held: &Held) -> bool {
+    fn starves(&self, held: &HeaderState) -> bool {
         held.starves_to_receive || held.starves_to_send
     }
 }

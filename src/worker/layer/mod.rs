@@ -37,7 +37,7 @@ use crate::error::CloseReason;
 
 pub(crate) use by_listener::ByListener;
 #[cfg(any(test, feature = "sim"))]
-pub(crate) use by_listener::Kind;
+pub(crate) use by_listener::LayerKind;
 
 mod by_listener;
 #[cfg(any(test, feature = "sim"))]

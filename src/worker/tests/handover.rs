@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use super::stepped::{RULES, Stepped};
 use super::*;
 use crate::builtin::framed::{Framed, FramedOptions};
-use crate::shared::mailbox::Command;
+use crate::shared::mailbox::WorkerCommand;
 use crate::shared::moved::{Facts, Moved, Passed, Passing, Successor};
 
 /// What a successor says to an offer of one connection.
@@ -91,7 +91,7 @@ fn a_connection_at_rest_moves_and_the_other_worker_goes_on_where_it_was() {
     let mut permit = new.permits.try_take().unwrap();
     permit.mark_used();
     let moved = Box::new(Moved { facts, socket: Passed::Descriptor(socket), permit });
-    new.worker.core.mailboxes.send(0, Command::GoOnWith(moved)).unwrap();
+    new.worker.core.mailboxes.send(0, WorkerCommand::GoOnWith(moved)).unwrap();
     new.turns_until("it is there", |worker| worker.open() == 2);
     new.turns_until("an echo", |worker| worker.core.counters.bytes_sent.get() == 7);
     client.read_exact(&mut [0; 7]).unwrap();

@@ -10,7 +10,7 @@ use crate::buffer::Lease;
 use crate::buffer::board::Claim;
 use crate::engine::sys::Sys;
 use crate::service::Message;
-use crate::shared::mailbox::Command;
+use crate::shared::mailbox::WorkerCommand;
 use crate::shared::receipt::{Answers, Mail, Recipients};
 
 /// A worker with one listener and one client, and a second pool on the same reserve.
@@ -416,7 +416,7 @@ impl Flooded {
         let (mailboxes, reserve) = self.mail.get().unwrap();
         let (parcel, receipt) = (reserve.parcel().unwrap(), Answers::new().receipt());
         let mail = Mail { to: Recipients::All, parcel, number: 1, receipt };
-        assert!(mailboxes.send(0, Command::Message(mail)).is_ok());
+        assert!(mailboxes.send(0, WorkerCommand::Message(mail)).is_ok());
     }
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::stepped::{RULES, Stepped, Wants};
 use super::*;
-use crate::shared::mailbox::Times;
+use crate::shared::mailbox::WorkerTimes;
 
 const SPAN: Duration = Duration::from_secs(3);
 const STOPPED_FOR: Duration = Duration::from_secs(3600);
@@ -124,12 +124,16 @@ fn a_client_that_closed_while_the_process_stood_still_is_not_cut_by_a_drain() {
 }
 
 /// The times of `RULES`.
-const NO_TIMES: Times =
-    Times { idle_timeout: None, send_timeout: None, shed_after: None, linger: Duration::ZERO };
+const NO_TIMES: WorkerTimes = WorkerTimes {
+    idle_timeout: None,
+    send_timeout: None,
+    shed_after: None,
+    linger: Duration::ZERO,
+};
 
 impl<S: Service> Stopped<S> {
     /// Changes the times while the worker runs.
-    fn set_times(&mut self, times: Times) {
+    fn set_times(&mut self, times: WorkerTimes) {
         self.stepped.worker.core.mailboxes.set_times(times);
     }
 
@@ -155,7 +159,7 @@ fn an_idle_time_out_that_is_set_later_closes_connections_that_there_are() {
     assert_eq!(stopped.closed(), 0);
     // In steps of a turn each.
     stopped.stepped.worker.limit_work(1);
-    stopped.set_times(Times { idle_timeout: Some(SPAN), ..NO_TIMES });
+    stopped.set_times(WorkerTimes { idle_timeout: Some(SPAN), ..NO_TIMES });
     stopped.turns_until_closed(CloseReason::IdleTimeout);
     stopped.stepped.end();
 }
@@ -164,7 +168,7 @@ fn an_idle_time_out_that_is_set_later_closes_connections_that_there_are() {
 fn an_idle_time_out_that_is_lengthened_or_turned_off_spares_connections_that_there_are() {
     for longer in [None, Some(10 * STOPPED_FOR)] {
         let mut stopped = Stopped::new(Rules { idle_timeout: Some(SPAN), ..RULES }, 2);
-        stopped.set_times(Times { idle_timeout: longer, ..NO_TIMES });
+        stopped.set_times(WorkerTimes { idle_timeout: longer, ..NO_TIMES });
         stopped.turns();
         stopped.let_pass(STOPPED_FOR);
         stopped.turns();
@@ -179,12 +183,12 @@ fn a_send_time_out_that_is_set_later_begins_then() {
     stopped.stick();
     stopped.let_pass(STOPPED_FOR);
     stopped.turns();
-    stopped.set_times(Times { send_timeout: Some(STOPPED_FOR), ..NO_TIMES });
+    stopped.set_times(WorkerTimes { send_timeout: Some(STOPPED_FOR), ..NO_TIMES });
     stopped.turns();
     assert_eq!(stopped.closed(), 0, "nobody looked whether the client reads until now");
     // A shorter one counts from the same moment.
     stopped.let_pass(SPAN);
-    stopped.set_times(Times { send_timeout: Some(SPAN), ..NO_TIMES });
+    stopped.set_times(WorkerTimes { send_timeout: Some(SPAN), ..NO_TIMES });
     stopped.turns_until_closed(CloseReason::SendTimeout);
     stopped.stepped.end();
 }
@@ -199,7 +203,7 @@ fn shedding_that_is_turned_on_later_serves_who_waits_already() {
     stopped.let_pass(STOPPED_FOR);
     stopped.turns();
     assert_eq!(stopped.closed(), 0);
-    stopped.set_times(Times { shed_after: Some(SPAN), ..NO_TIMES });
+    stopped.set_times(WorkerTimes { shed_after: Some(SPAN), ..NO_TIMES });
     stopped.stepped.turns_until("one is closed", |worker| worker.open() == 1);
     stopped.stepped.turns_until("it is served", |worker| worker.waiting().is_empty());
     assert_eq!(stopped.counters.read().closed(CloseReason::Shed), 1);
@@ -209,7 +213,7 @@ fn shedding_that_is_turned_on_later_serves_who_waits_already() {
 #[test]
 fn a_linger_that_is_shortened_counts_for_the_connections_closed_then() {
     let mut stopped = Stopped::new(Rules { linger: STOPPED_FOR * 2, ..RULES }, 2);
-    stopped.set_times(Times { linger: SPAN, ..NO_TIMES });
+    stopped.set_times(WorkerTimes { linger: SPAN, ..NO_TIMES });
     stopped.turns();
     let deadline = stopped.stepped.worker.engine().now() + 10 * STOPPED_FOR;
     stopped.stepped.worker.core.mailboxes.order_end(0, EndOrder::Drain { deadline });

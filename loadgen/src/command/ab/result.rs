@@ -6,7 +6,7 @@ use super::Rounds;
 use crate::error::Exit;
 use crate::plan::Plan;
 use crate::report::difference::{FIGURES, Values, judge, metrics};
-use crate::report::ending::{Ending, Objectives, State};
+use crate::report::ending::{EndState, Ending, Objectives};
 use crate::report::schema::{ConditionResult, SliceSummary};
 use crate::report::{Report, Verdict};
 use crate::stats::fail_if::{FailIf, by_text};
@@ -194,9 +194,9 @@ impl Contest {
     }
 
     /// What the exit code depends on.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> EndState {
         let ending = if self.interrupted { Ending::Interrupted } else { Ending::Whole };
-        State {
+        EndState {
             verdict: self.verdict(),
             ending,
             objectives: Objectives::of_conditions(&self.judged()),

@@ -16,7 +16,7 @@ use crate::error::{Exit, Failure};
 use crate::exec::local_server::LocalServer;
 use crate::plan::machine::Machine;
 use crate::plan::{Alternatives, Plan};
-use crate::report::ending::{Ending, Objectives, State};
+use crate::report::ending::{EndState, Ending, Objectives};
 use crate::report::schema::Percentiles;
 use crate::report::{Outputs, Report, Verdict, validity};
 use crate::stats::slo::{Outcome, Slo};
@@ -105,7 +105,7 @@ pub struct Search {
 
 impl Search {
     /// What the exit code depends on.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> EndState {
         if let Some(report) = &self.broken {
             return report.state();
         }
@@ -122,7 +122,7 @@ impl Search {
             (Some(_), _) => Objectives::Met,
             (None, _) => Objectives::Missed,
         };
-        State { verdict, ending, objectives }
+        EndState { verdict, ending, objectives }
     }
 
     /// How the program ends.

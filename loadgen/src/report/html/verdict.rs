@@ -4,7 +4,7 @@ use crate::error::Exit;
 use crate::plan::calibration::Calibration;
 use crate::report::Verdict;
 use crate::report::difference::short;
-use crate::report::ending::{Ending, Objectives, State};
+use crate::report::ending::{EndState, Ending, Objectives};
 use crate::report::saved::SavedResult;
 use crate::report::schema::{
     AbSummary, ComparisonSummary, MergedSummary, RunSummary, SearchSummary, SearchVerdict,
@@ -64,7 +64,7 @@ impl Sentence {
 }
 
 fn of_run(run: &RunSummary) -> Sentence {
-    let state = State::of_saved(run);
+    let state = EndState::of_saved(run);
     let mut text = word(run.verdict, run.config.open_loop).to_string();
     text += match state.ending {
         Ending::Whole => "",

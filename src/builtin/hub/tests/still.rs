@@ -13,7 +13,7 @@ use crate::service::messenger::Messenger;
 use crate::service::{Attention, Requests};
 use crate::shared::counters::Counters;
 use crate::shared::directory::Directory;
-use crate::shared::mailbox::{Command, Mailboxes};
+use crate::shared::mailbox::{Mailboxes, WorkerCommand};
 
 pub(super) const SLOTS: usize = 64;
 
@@ -273,7 +273,7 @@ impl Still {
         let worker = &mut self.workers[at];
         worker.woken.0.store(false, Ordering::Relaxed);
         while let Some(command) = self.mailboxes.receive(at) {
-            if let Command::Parcel { listener, parcel } = command {
+            if let WorkerCommand::Parcel { listener, parcel } = command {
                 worker.hub.parcel(listener, parcel.into_lease(&worker.pool), self.now);
             }
         }

@@ -5,7 +5,7 @@ use super::super::local::{COST_MAX, COST_OF_LIST, COST_OF_REQUEST};
 use super::still::*;
 use super::*;
 use crate::builtin::Slow;
-use crate::shared::mailbox::Command;
+use crate::shared::mailbox::WorkerCommand;
 
 pub(super) const SIZE: usize = 1024;
 
@@ -215,7 +215,7 @@ fn a_full_inbox_holds_the_senders_back_and_loses_nothing() {
     let (sender, receiver) = (still.open(0), still.open(1));
     still.settle();
     let mut filled = 0;
-    while still.mailboxes.send(1, Command::GiveBuffers).is_ok() {
+    while still.mailboxes.send(1, WorkerCommand::GiveBuffers).is_ok() {
         filled += 1;
     }
     assert!(filled > 100);

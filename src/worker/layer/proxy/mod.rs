@@ -27,12 +27,12 @@ pub(crate) struct Proxied<L> {
 
 /// What the layer keeps for one connection.
 pub(crate) struct ProxyState<S> {
-    head: Head,
+    head: HeaderProgress,
     inner: S,
 }
 
 /// How far the header is read.
-enum Head {
+enum HeaderProgress {
     /// Its first bytes, which do not tell yet whether it is one.
     Begun(Chain),
     /// It is one, and this many bytes of it are still to come.
@@ -60,11 +60,11 @@ impl<L> Proxied<L> {
     }
 }
 
-impl Head {
+impl HeaderProgress {
     /// Takes the header from the front of `wire`. Returns whether it is over; then the rest of
     /// `wire` is the client's.
     fn take_from(&mut self, wire: &mut Chain, required: bool) -> Result<bool, CloseReason> {
-        if let Head::Begun(kept) = self {
+        if let HeaderProgress::Begun(kept) = self {
             kept.absorb(wire);
             let mut begin = [0; DECIDING];
             let count = kept.peek(&mut begin);
@@ -73,33 +73,33 @@ impl Head {
                 Parsed::NotAHeader if required => return Err(CloseReason::ProxyHeader),
                 Parsed::NotAHeader => {
                     *wire = kept.take();
-                    *self = Head::Over(None);
+                    *self = HeaderProgress::Over(None);
                 }
                 Parsed::Header { client, length } => {
                     *wire = kept.take();
-                    *self = Head::Rest { bytes: length, client };
+                    *self = HeaderProgress::Rest { bytes: length, client };
                 }
             }
         }
-        if let Head::Rest { bytes, client } = self {
+        if let HeaderProgress::Rest { bytes, client } = self {
             let taken = wire.len().min(*bytes as usize);
             wire.consume(taken);
             *bytes -= taken as u32;
             if *bytes == 0 {
-                *self = Head::Over(*client);
+                *self = HeaderProgress::Over(*client);
             }
         }
-        Ok(matches!(self, Head::Over(_)))
+        Ok(matches!(self, HeaderProgress::Over(_)))
     }
 
     /// No more bytes come that could make it a header. Returns the bytes that are the client's
     /// instead, if these are allowed.
     fn give_up(&mut self, required: bool) -> Result<Option<Chain>, CloseReason> {
         match self {
-            Head::Over(_) => Ok(None),
-            Head::Begun(kept) if !required => {
+            HeaderProgress::Over(_) => Ok(None),
+            HeaderProgress::Begun(kept) if !required => {
                 let kept = kept.take();
-                *self = Head::Over(None);
+                *self = HeaderProgress::Over(None);
                 Ok(Some(kept))
             }
             _ => Err(CloseReason::ProxyHeader),
@@ -112,9 +112,9 @@ impl<L: Layer> Layer for Proxied<L> {
 
     fn state(&self, tag: u64, at: Peer, pool: &Pool) -> Self::State {
         let head = match self.options.may_send(at) {
-            true => Head::Begun(Chain::new(pool)),
-            false if self.is_required() => Head::NotAProxy,
-            false => Head::Over(None),
+            true => HeaderProgress::Begun(Chain::new(pool)),
+            false if self.is_required() => HeaderProgress::NotAProxy,
+            false => HeaderProgress::Over(None),
         };
         ProxyState { head, inner: self.inner.state(tag, at, pool) }
     }
@@ -129,21 +129,23 @@ impl<L: Layer> Layer for Proxied<L> {
 
     fn begin(&mut self, state: &mut Self::State, pool: &Pool) -> Result<(), CloseReason> {
         match state.head {
-            Head::NotAProxy => Err(CloseReason::ProxyHeader),
+            HeaderProgress::NotAProxy => Err(CloseReason::ProxyHeader),
             _ => self.inner.begin(&mut state.inner, pool),
         }
     }
 
     fn peer(&self, state: &Self::State, at: Peer) -> Option<Peer> {
         match state.head {
-            Head::Over(client) => self.inner.peer(&state.inner, client.map_or(at, Peer::from)),
+            HeaderProgress::Over(client) => {
+                self.inner.peer(&state.inner, client.map_or(at, Peer::from))
+            }
             _ => None,
         }
     }
 
     fn opening_timeout(&self, state: &Self::State) -> Duration {
         match state.head {
-            Head::Over(_) => self.inner.opening_timeout(&state.inner),
+            HeaderProgress::Over(_) => self.inner.opening_timeout(&state.inner),
             _ => self.timeout,
         }
     }
@@ -191,8 +193,8 @@ impl<L: Layer> Layer for Proxied<L> {
         match &state.head {
             // A connection without a byte is no error: that is how balancers look whether a server
             // is there.
-            Head::Begun(kept) if self.is_required() && kept.is_empty() => return Ok(0),
-            Head::Over(_) => {}
+            HeaderProgress::Begun(kept) if self.is_required() && kept.is_empty() => return Ok(0),
+            HeaderProgress::Over(_) => {}
             _ => {
                 if let Some(mut kept) = state.head.give_up(self.is_required())? {
                     let bytes = self.inner.received(&mut state.inner, input, &mut kept, pool)?;
@@ -223,7 +225,7 @@ impl<L: Layer> Layer for Proxied<L> {
     }
 
     fn forget_input(&mut self, state: &mut Self::State) {
-        if let Head::Begun(kept) = &mut state.head {
+        if let HeaderProgress::Begun(kept) = &mut state.head {
             drop(kept.take());
         }
         self.inner.forget_input(&mut state.inner);
@@ -239,8 +241,8 @@ impl<L: Layer> Layer for Proxied<L> {
 
     fn keeps_input(&self, state: &Self::State) -> bool {
         match &state.head {
-            Head::Begun(kept) => !kept.is_empty(),
-            Head::Over(_) => self.inner.keeps_input(&state.inner),
+            HeaderProgress::Begun(kept) => !kept.is_empty(),
+            HeaderProgress::Over(_) => self.inner.keeps_input(&state.inner),
             _ => false,
         }
     }

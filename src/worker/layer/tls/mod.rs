@@ -137,7 +137,7 @@ impl<S: Records> Clone for Tls<S> {
 }
 
 /// What the layer keeps for one connection.
-pub(crate) struct Held<S = Session> {
+pub(crate) struct TlsState<S = Session> {
     /// `None` if it could not be made.
     session: Option<Box<S>>,
     /// Records that have arrived and were not decrypted, because there was no buffer for those
@@ -202,7 +202,7 @@ impl<S: Records> Tls<S> {
     }
 }
 
-impl<S: Records> Held<S> {
+impl<S: Records> TlsState<S> {
     fn is_handshaking(&self) -> bool {
         self.session.as_ref().is_none_or(|session| session.is_handshaking())
     }
@@ -294,16 +294,16 @@ impl<S: Records> Held<S> {
 }
 
 impl<S: Records> Layer for Tls<S> {
-    type State = Held<S>;
+    type State = TlsState<S>;
 
-    fn state(&self, tag: u64, _: Peer, pool: &Pool) -> Held<S> {
+    fn state(&self, tag: u64, _: Peer, pool: &Pool) -> TlsState<S> {
         let (session, client) = match &self.side {
             Side::Server(acceptor) => (S::accept(acceptor), None),
             Side::Client(begin) => {
                 (begin(tag), Some(ClientHandshake { began: Time::ZERO, ended: None }))
             }
         };
-        Held {
+        TlsState {
             session,
             client: client.map(Box::new),
             received: Chain::new(pool),
@@ -323,7 +323,7 @@ impl<S: Records> Layer for Tls<S> {
         S::BYTES
     }
 
-    fn begin(&mut self, held: &mut Held<S>, _: &Pool) -> Result<(), CloseReason> {
+    fn begin(&mut self, held: &mut TlsState<S>, _: &Pool) -> Result<(), CloseReason> {
         if let Some(client) = &mut held.client {
             client.began = monotonic_now();
         }
@@ -336,21 +336,21 @@ impl<S: Records> Layer for Tls<S> {
         }
     }
 
-    fn handshake(&self, held: &Held<S>) -> Option<Result<Handshake, HandshakeError>> {
+    fn handshake(&self, held: &TlsState<S>) -> Option<Result<Handshake, HandshakeError>> {
         held.client.as_ref()?.ended
     }
 
-    fn peer(&self, held: &Held<S>, at: Peer) -> Option<Peer> {
+    fn peer(&self, held: &TlsState<S>, at: Peer) -> Option<Peer> {
         (!held.is_handshaking()).then_some(at)
     }
 
-    fn opening_timeout(&self, _: &Held<S>) -> Duration {
+    fn opening_timeout(&self, _: &TlsState<S>) -> Duration {
         self.handshake_timeout
     }
 
     fn decide(
         &mut self,
-        held: &mut Held<S>,
+        held: &mut TlsState<S>,
         _: &mut Chain,
         _: &Pool,
     ) -> Result<usize, CloseReason> {
@@ -360,7 +360,7 @@ impl<S: Records> Layer for Tls<S> {
 
     fn received(
         &mut self,
-        held: &mut Held<S>,
+        held: &mut TlsState<S>,
         input: &mut Chain,
         wire: &mut Chain,
         pool: &Pool,
@@ -373,11 +373,16 @@ impl<S: Records> Layer for Tls<S> {
         Ok(input.len() - before)
     }
 
-    fn has_ended(&self, held: &Held<S>) -> bool {
+    fn has_ended(&self, held: &TlsState<S>) -> bool {
         held.peer_closed && !held.starves_to_receive
     }
 
-    fn ended(&mut self, held: &mut Held<S>, _: &mut Chain, _: &Pool) -> Result<usize, CloseReason> {
+    fn ended(
+        &mut self,
+        held: &mut TlsState<S>,
+        _: &mut Chain,
+        _: &Pool,
+    ) -> Result<usize, CloseReason> {
         let handshaking = held.is_handshaking();
         if handshaking {
             held.handshake_failed(HandshakeError::Closed);
@@ -392,7 +397,7 @@ impl<S: Records> Layer for Tls<S> {
     #[inline]
     fn outgoing<'a>(
         &mut self,
-        held: &'a mut Held<S>,
+        held: &'a mut TlsState<S>,
         output: &'a mut Chain,
         pool: &Pool,
     ) -> &'a mut Chain {
@@ -403,7 +408,7 @@ impl<S: Records> Layer for Tls<S> {
     /// While records are sent in part, it is not known how many of the service's bytes are in that
     /// part. At most as many as there are bytes left are not sent, and those that the session still
     /// keeps for want of a buffer.
-    fn sent(&mut self, held: &mut Held<S>, wire_bytes: usize) -> usize {
+    fn sent(&mut self, held: &mut TlsState<S>, wire_bytes: usize) -> usize {
         held.unsent -= wire_bytes;
         let keeps = held.session.as_ref().is_some_and(|session| session.has_records());
         let kept = if keeps { held.taken_last } else { 0 };
@@ -413,22 +418,22 @@ impl<S: Records> Layer for Tls<S> {
         sent
     }
 
-    fn finish(&mut self, held: &mut Held<S>) {
+    fn finish(&mut self, held: &mut TlsState<S>) {
         if held.stage == OutputStage::Open {
             held.stage = OutputStage::Finishing;
         }
     }
 
-    fn forget_input(&mut self, held: &mut Held<S>) {
+    fn forget_input(&mut self, held: &mut TlsState<S>) {
         drop(held.received.take());
         held.starves_to_receive = false;
     }
 
-    fn starves(&self, held: &Held<S>) -> bool {
+    fn starves(&self, held: &TlsState<S>) -> bool {
         held.starves_to_receive || held.starves_to_send
     }
 
-    fn keeps_output(&self, held: &Held<S>) -> bool {
+    fn keeps_output(&self, held: &TlsState<S>) -> bool {
         held.starves_to_send
     }
 }

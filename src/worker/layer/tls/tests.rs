@@ -322,7 +322,7 @@ fn a_client_comes_back_with_a_ticket() {
 }
 
 /// The state of a connection after its handshake, without a worker.
-fn after_handshake(tls: &mut Tls, pool: &Pool) -> Held {
+fn after_handshake(tls: &mut Tls, pool: &Pool) -> TlsState {
     let mut held = tls.state(0, Peer::UNKNOWN_PROCESS, pool);
     let mut client = Clients::new(TlsVersion::V1_3).client("localhost");
     let (mut input, mut output) = (Chain::new(pool), Chain::new(pool));
