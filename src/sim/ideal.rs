@@ -122,23 +122,7 @@ pub fn simulate_with_pauses<F: ServiceFactory, C: Service>(
 }
 
 fn quiet_world(network: Network, workers: usize) -> World {
-    let rates = FaultRates {
-        late_readiness: 0,
-        spurious: 0,
-        duplicate: 0,
-        partial_batch: 0,
-        accept_error: 0,
-        register_error: 0,
-        recv_error: 0,
-        send_error: 0,
-        shutdown_error: 0,
-        connect_error: 0,
-        late_buffer: 0,
-        delay_max: network.latency,
-        window: network.window,
-        descriptors: usize::MAX,
-        backlog: usize::MAX,
-    };
+    let rates = FaultRates::none(network.latency, network.window);
     let mut world = World::new(network.seed, rates, workers, false);
     world.delay_is_fixed = true;
     world

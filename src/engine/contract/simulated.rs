@@ -41,17 +41,7 @@ fn rates(seed: u64, window: usize) -> FaultRates {
         spurious: rate(200_000),
         duplicate: rate(300_000),
         partial_batch: rate(500_000),
-        delay_max: Duration::from_micros(rate(2_000).into()),
-        accept_error: 0,
-        register_error: 0,
-        recv_error: 0,
-        send_error: 0,
-        shutdown_error: 0,
-        connect_error: 0,
-        late_buffer: 0,
-        window,
-        descriptors: usize::MAX,
-        backlog: usize::MAX,
+        ..FaultRates::none(Duration::from_micros(rate(2_000).into()), window)
     }
 }
 

@@ -57,9 +57,9 @@ pub(crate) struct FaultRates {
 }
 
 impl FaultRates {
-    /// Stops all faults.
-    pub(super) fn heal(&mut self) {
-        *self = FaultRates {
+    /// No faults: only what a network without them is like.
+    pub(crate) fn none(delay_max: Duration, window: usize) -> FaultRates {
+        FaultRates {
             late_readiness: 0,
             spurious: 0,
             duplicate: 0,
@@ -71,9 +71,17 @@ impl FaultRates {
             shutdown_error: 0,
             connect_error: 0,
             late_buffer: 0,
+            delay_max,
+            window,
             descriptors: usize::MAX,
-            ..self.clone()
-        };
+            backlog: usize::MAX,
+        }
+    }
+
+    /// Stops all faults.
+    pub(super) fn heal(&mut self) {
+        let backlog = self.backlog;
+        *self = FaultRates { backlog, ..FaultRates::none(self.delay_max, self.window) };
     }
 }
 
