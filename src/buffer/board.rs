@@ -199,3 +199,102 @@ impl Note {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::task::Wake;
+
+    use super::*;
+
+    fn at(nanos: u64) -> Time {
+        Time::from_nanos(nanos)
+    }
+
+    fn claim(ticket: u64, needs: u32) -> Option<Claim> {
+        Some(Claim { ticket, since: at(7), needs })
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A board with four workers, and whether each was woken since the last call.
+    fn board() -> (Board, impl Fn() -> [bool; 4]) {
+        let (board, woken) = (Board::new(), <[Arc<Woken>; 4]>::default());
+        for (worker, woken) in woken.iter().enumerate() {
+            board.set_waker(worker, Waker::from(woken.clone()));
+        }
+        let take = move || woken.each_ref().map(|woken| woken.0.swap(false, Ordering::Relaxed));
+        (board, take)
+    }
+
+    #[test]
+    fn a_claim_is_owed_what_it_needs_by_other_workers_that_come_later() {
+        let (board, _) = board();
+        board.publish(1, claim(5, 2));
+        assert_eq!(board.owed(0, 6, 3), 2);
+        assert_eq!(board.owed(0, 5, 3), 0, "not behind itself");
+        assert_eq!(board.owed(1, 6, 3), 0, "not by the worker itself");
+        assert_eq!(board.owed(0, 6, 1), 0, "one is of no use to it");
+        board.publish(1, None);
+        assert_eq!((board.owed(0, NO_TICKET, 3), board.claiming()), (0, 0));
+    }
+
+    #[test]
+    fn those_whose_claim_can_be_served_are_woken_and_nobody_else() {
+        let (board, woken) = board();
+        board.publish(0, claim(1, 1));
+        board.publish(1, claim(2, 1));
+        board.publish(3, claim(3, 3));
+        board.wake_claimants(1, || 2);
+        assert_eq!(woken(), [true, false, false, false], "not the worker that gives");
+        board.wake_claimants(WORKERS_MAX, || 2);
+        assert_eq!(woken(), [true, true, false, false]);
+        board.wake_claimants(1, || 3);
+        assert_eq!(woken(), [true, false, false, true]);
+    }
+
+    #[test]
+    fn a_claim_waits_from_its_time_on_until_it_is_withdrawn() {
+        let (board, _) = board();
+        assert!(!board.has_waited_since(Time::MAX));
+        board.publish(2, claim(1, 1));
+        assert_eq!([6, 7, 8].map(|time| board.has_waited_since(at(time))), [false, true, true]);
+        board.leave(2);
+        assert!(!board.has_waited_since(at(8)));
+    }
+
+    #[test]
+    fn the_longest_stalled_of_all_workers_is_found() {
+        let (board, _) = board();
+        assert_eq!(board.longest_stalled(), None);
+        board.publish_stall(1, Some(at(9)));
+        board.publish_stall(3, Some(at(7)));
+        assert_eq!(board.longest_stalled(), Some((3, at(7))));
+        board.publish_stall(3, None);
+        assert_eq!(board.longest_stalled(), Some((1, at(9))));
+        board.leave(1);
+        assert_eq!(board.longest_stalled(), None);
+    }
+
+    #[test]
+    fn a_worker_is_asked_to_shed_once_until_it_has() {
+        let (board, woken) = board();
+        for free in [4, 0] {
+            assert_eq!(board.asked_to_shed(2), None);
+            board.ask_to_shed(2, free);
+            assert_eq!(woken(), [false, false, true, false]);
+            board.ask_to_shed(2, free + 1);
+            assert_eq!(woken(), [false; 4], "it knows");
+            assert_eq!((board.asked_to_shed(2), board.asked_to_shed(0)), (Some(free), None));
+            board.has_shed(2);
+        }
+    }
+}

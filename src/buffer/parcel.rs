@@ -97,7 +97,8 @@ mod tests {
         let reserve = Reserve::new(SIZE, 1).unwrap();
         let mut parcel = reserve.parcel().unwrap();
         assert!(reserve.parcel().is_none());
-        assert_eq!(parcel.extend_from_slice(&[1; SIZE + 1]), SIZE);
+        assert_eq!(parcel.extend_from_slice(&[1; 3]), 3);
+        assert_eq!(parcel.extend_from_slice(&[1; SIZE]), SIZE - 3);
         assert_eq!(parcel.filled(), [1; SIZE]);
         drop(parcel);
         assert_eq!((reserve.available(), reserve.travelling()), (1, 0));

@@ -196,11 +196,11 @@ impl Pool {
     ) -> io::Result<Pool> {
         assert!(worker < WORKERS_MAX, "a worker's number is one of {WORKERS_MAX} bits");
         let count = reserve.arena.count() as usize;
-        assert!(count + references < NONE as usize, "links have numbers of 32 bits");
+        let places = count + references;
+        assert!(places < NONE as usize, "links have numbers of 32 bits");
         let shared = if references == 0 { 0 } else { count };
         // Zeroed by the system: memory that is never used is never resident.
-        let links = try_zeroed_slice_box(count + references)
-            .map_err(|()| no_memory::<ChainLink>(count + references))?;
+        let links = try_zeroed_slice_box(places).map_err(|()| no_memory::<ChainLink>(places))?;
         let shares = try_zeroed_slice_box(shared).map_err(|()| no_memory::<Cell<u32>>(shared))?;
         let mut free = Vec::new();
         free.try_reserve_exact(count).map_err(|_| no_memory::<u32>(count))?;
@@ -397,10 +397,10 @@ impl Local {
     /// workers.
     #[inline]
     fn left_for(&self, ticket: u64, free: usize) -> usize {
-        match self.reserve.board.claiming() & !(1u64 << self.worker) {
-            0 => free,
-            _ => free.saturating_sub(self.reserve.board.owed(self.worker as usize, ticket, free)),
+        if self.reserve.board.claiming() == 0 {
+            return free;
         }
+        free.saturating_sub(self.reserve.board.owed(self.worker as usize, ticket, free))
     }
 
     /// Puts the free buffers into the reserve. Returns whether there were any.
@@ -455,7 +455,7 @@ impl Local {
             return None;
         }
         self.shares[buffer as usize].set(0);
-        self.links[buffer as usize].set(ChainLink { buffer, ..link });
+        self.links[buffer as usize].set(link);
         self.put_back_reference(id);
         Some(buffer)
     }
@@ -582,7 +582,7 @@ mod tests {
         assert_eq!(ids, (0..40).collect::<Vec<_>>());
         assert_eq!((pool.held(), pool.available()), (40, 0));
         drop(leases);
-        assert_eq!((pool.held(), pool.available()), (0, 40));
+        assert_eq!((pool.held(), pool.available(), pool.count()), (0, 40, 40));
     }
 
     #[test]
@@ -663,6 +663,61 @@ mod tests {
         let _taken = second.lease().expect("there is one beyond that of the older claim");
         assert!(second.lease().is_none());
         assert!(first.lease().is_some());
+    }
+
+    #[test]
+    fn a_thread_without_a_pool_gets_what_is_there_beyond_the_claims() {
+        let reserve = Reserve::new(64, 3).unwrap();
+        let ([waiting], _) = pools(&reserve);
+        waiting.claim(claim(&reserve, 2));
+        let _taken = reserve.parcel().expect("there is one beyond the two that are claimed");
+        assert!(reserve.parcel().is_none(), "both are claimed");
+        waiting.claim(claim(&reserve, 3));
+        assert!(reserve.parcel().is_some(), "two are of no use to who needs three");
+    }
+
+    #[test]
+    fn a_service_comes_after_all_that_wait_unless_one_of_them_is_being_served() {
+        let reserve = Reserve::new(64, 3).unwrap();
+        let ([one, other], _) = pools(&reserve);
+        let _taken = one.lease_in_turn().expect("nobody waits");
+        other.claim(claim(&reserve, 1));
+        assert!(one.lease_in_turn().is_none());
+        one.set_serving(Some(reserve.board().ticket()));
+        assert!(one.lease_in_turn().is_some());
+    }
+
+    #[test]
+    fn what_is_left_for_a_service_that_waits_depends_on_who_waits_longer() {
+        let reserve = Reserve::new(64, 3).unwrap();
+        let ([one, other], _) = pools(&reserve);
+        let earlier = reserve.board().ticket();
+        other.claim(claim(&reserve, 1));
+        assert_eq!(one.available(), 2, "it does not wait");
+        one.set_service(Some(earlier));
+        assert_eq!(one.available(), 3);
+        one.set_service(Some(reserve.board().ticket()));
+        assert_eq!(one.available(), 2);
+        one.set_service(None);
+        assert_eq!(one.available(), 2);
+    }
+
+    #[test]
+    fn what_services_take_is_counted_and_that_they_were_refused_one_is_told_once() {
+        let pool = Pool::new(Reserve::new(64, 2).unwrap(), 0);
+        assert_eq!(pool.demand(), (0, false));
+        let _taken = (pool.lease(), pool.lease_and_count());
+        assert_eq!(pool.demand(), (1, false), "the other one is for a receive");
+        assert!(pool.lease_and_count().is_none());
+        assert_eq!([pool.demand(), pool.demand()], [(1, true), (1, false)]);
+    }
+
+    #[test]
+    fn memory_that_is_refused_is_named_with_its_sum() {
+        let error = no_memory::<Link>(1024);
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+        let text = "no memory for 1024 places of buffers in queues (16.0 KiB)";
+        assert_eq!(error.to_string(), text);
     }
 
     #[test]

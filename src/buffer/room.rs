@@ -64,4 +64,21 @@ mod tests {
             assert_eq!(check(bytes).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
         }
     }
+    /// Unless it is told to promise everything, the system promises no more than what can be written
+    /// to.
+    #[cfg(all(target_os = "linux", not(miri)))]
+    #[test]
+    fn more_memory_than_the_machine_has_is_an_error() {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap();
+        if read("/proc/sys/vm/overcommit_memory").trim() == "1" {
+            return;
+        }
+        let info = read("/proc/meminfo");
+        let kib_of = |name: &str| {
+            let kib = info.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            kib.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
+        };
+        let all = (kib_of("MemTotal:") + kib_of("SwapTotal:")) * 1024;
+        assert_eq!(check(2 * all).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+    }
 }

@@ -133,6 +133,37 @@ mod tests {
     }
 
     #[test]
+    fn a_handle_is_alone_until_a_chain_refers_to_its_buffer_and_after_the_last() {
+        let pool = pool(1, 2);
+        let mut log = shared(&pool);
+        let message = log.append(b"hello").unwrap();
+        assert!(log.is_alone());
+        let (mut one, mut other) = (Chain::new(&pool), Chain::new(&pool));
+        for chain in [&mut one, &mut other] {
+            assert!(chain.push_shared(&log, message.clone()) && !log.is_alone());
+        }
+        assert_eq!(pool.references_in_use(), 2);
+        drop(one);
+        assert!(!log.is_alone());
+        drop(other);
+        assert!(log.is_alone());
+        assert_eq!(pool.references_in_use(), 0);
+    }
+
+    #[test]
+    fn what_does_not_follow_in_the_same_buffer_is_another_range() {
+        let pool = pool(2, 4);
+        let (mut one, mut other) = (shared(&pool), shared(&pool));
+        one.append(b"abcd");
+        other.append(b"efghij");
+        let mut chain = Chain::new(&pool);
+        assert!(chain.push_shared(&one, 0..1) && chain.push_shared(&one, 2..4));
+        assert_eq!((chain.leases(), bytes_of(&chain).as_slice()), (2, &b"acd"[..]), "a gap");
+        assert!(chain.push_shared(&other, 4..6));
+        assert_eq!((chain.leases(), bytes_of(&chain).as_slice()), (3, &b"acdij"[..]));
+    }
+
+    #[test]
     fn messages_that_follow_each_other_are_one_range() {
         let pool = pool(1, 1);
         let mut log = shared(&pool);
@@ -209,6 +240,15 @@ mod tests {
         lease.consume(8);
         let shared = Shared::from(lease);
         Chain::new(&pool).push_shared(&shared, 0..16);
+    }
+
+    #[test]
+    #[should_panic(expected = "no data there")]
+    fn nothing_is_not_a_part_of_a_shared_buffer() {
+        let pool = pool(1, 1);
+        let mut log = shared(&pool);
+        log.append(b"x");
+        Chain::new(&pool).push_shared(&log, 1..1);
     }
 
     #[test]

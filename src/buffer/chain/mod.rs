@@ -213,7 +213,7 @@ impl Chain {
         if let Some(count) = other.first_len() {
             self.make_room_behind(count);
         }
-        while self.leases > 0 && other.leases > 0 && !self.pool.local().is_reference(self.last) {
+        while other.leases > 0 && !self.pool.local().is_reference(self.last) {
             let (mine, theirs) = (self.link(self.last), other.link(other.first));
             let count = (theirs.end - theirs.start) as usize;
             if count > self.pool.buffer_size() - mine.end as usize {

@@ -23,6 +23,34 @@ fn bytes_are_copied_behind_the_last_lease_if_there_is_room() {
 }
 
 #[test]
+fn the_room_behind_a_chain_is_that_of_its_last_lease_and_a_shared_buffer_has_none() {
+    let pool = Pool::with_references(Reserve::new(SIZE, 3).unwrap(), 0, 1);
+    let mut chain = Chain::new(&pool);
+    assert_eq!(chain.room_behind(), 0, "no lease");
+    chain.push_back(lease_of(&pool, b"ab"));
+    chain.push_back(lease_of(&pool, b"cdefg"));
+    assert_eq!(chain.room_behind(), SIZE - 5);
+    let shared = Shared::from(lease_of(&pool, b"hi"));
+    assert!(chain.push_shared(&shared, 0..2));
+    assert_eq!(chain.room_behind(), 0, "others refer to it");
+    assert!(!chain.extend_last(b"x"));
+    assert_eq!((bytes_of(&chain), shared.filled()), (b"abcdefghi".to_vec(), &b"hi"[..]));
+}
+
+#[test]
+fn the_first_lease_is_taken_unless_it_is_shared() {
+    let pool = Pool::with_references(Reserve::new(SIZE, 2).unwrap(), 0, 1);
+    let mut chain = Chain::new(&pool);
+    assert!(chain.pop_own().is_none(), "there is none");
+    chain.push_back(lease_of(&pool, b"own"));
+    let shared = Shared::from(lease_of(&pool, b"shared"));
+    assert!(chain.push_shared(&shared, 0..6));
+    assert_eq!(chain.pop_own().expect("the first is the chain's own").filled(), b"own");
+    assert!(chain.pop_own().is_none(), "it is shared");
+    assert_eq!(bytes_of(&chain), b"shared");
+}
+
+#[test]
 fn a_chain_gives_its_buffers_back_when_dropped() {
     let pool = pool(3);
     let mut chain = Chain::new(&pool);
@@ -90,6 +118,37 @@ fn a_short_rest_moves_to_the_beginning_of_its_buffer_when_there_is_no_room_behin
     chain.consume(3);
     chain.absorb(&mut Chain::from(lease_of(&pool, b"m")));
     assert_eq!((bytes_of(&chain), chain.leases()), (b"hijklm".to_vec(), 2), "not a long one");
+}
+
+#[test]
+fn a_short_rest_moves_if_there_is_room_for_a_part_only_and_stays_if_there_is_enough() {
+    let pool = pool(2);
+    for (more, moves) in [(&b"gh"[..], false), (b"ghi", true)] {
+        let mut chain = Chain::from(lease_of(&pool, b"abcdef"));
+        chain.consume(3);
+        let before = chain.first_slice().as_ptr();
+        chain.absorb(&mut Chain::from(lease_of(&pool, more)));
+        assert_eq!((bytes_of(&chain), chain.leases()), ([b"def", more].concat(), 1));
+        assert_eq!(chain.first_slice().as_ptr() != before, moves, "{more:?}");
+    }
+}
+
+/// The longer part stays where it is, so that cutting costs little.
+#[test]
+fn the_shorter_part_of_a_buffer_is_copied_when_it_is_cut() {
+    let pool = pool(2);
+    for (at, stays) in [(1, "rest"), (3, "rest"), (4, "front"), (5, "front")] {
+        let mut rest = Chain::from(lease_of(&pool, b"abcdef"));
+        let before = rest.first_slice().as_ptr_range();
+        let front = rest.split_to(at).expect("a buffer is free");
+        assert_eq!(
+            (bytes_of(&front), bytes_of(&rest)),
+            (b"abcdef"[..at].into(), b"abcdef"[at..].into())
+        );
+        let (front, rest) = (front.first_slice().as_ptr_range(), rest.first_slice().as_ptr_range());
+        assert_eq!(front.start == before.start, stays == "front", "cut at {at}");
+        assert_eq!(rest.end == before.end, stays == "rest", "cut at {at}");
+    }
 }
 
 proptest! {
@@ -191,6 +250,9 @@ fn what_was_in_a_buffer_is_overwritten_when_it_is_given_back() {
     let mut chain = Chain::from(lease_of(&pool, b"secret"));
     chain.consume(6);
     assert_eq!(pool.lease().unwrap().spare_mut()[..6], [0xDB; 6]);
+    let pool = Pool::with_references(Reserve::new(SIZE, 1).unwrap(), 0, 1);
+    drop(Shared::from(lease_of(&pool, b"secret")));
+    assert_eq!(pool.lease().unwrap().spare_mut()[..6], [0xDB; 6]);
 }
 
 #[test]
@@ -222,6 +284,10 @@ fn debug_output_tells_the_range_and_not_the_data() {
     let (_first, lease) = (pool.lease(), lease_of(&pool, b"secret"));
     assert_eq!(format!("{lease:?}"), "Lease(1, 0..6)");
     assert_eq!(format!("{:?}", Chain::from(lease)), "Chain(6 bytes in 1 leases)");
+    let pool = Pool::with_references(Reserve::new(SIZE, 2).unwrap(), 0, 1);
+    let parcel = lease_of(&pool, b"secret").into_parcel();
+    assert_eq!(format!("{parcel:?}"), "Parcel(0, 0..6)");
+    assert_eq!(format!("{:?}", Shared::from(lease_of(&pool, b"also"))), "Shared(1, 0..4)");
 }
 
 #[derive(Debug, Clone)]

@@ -171,6 +171,24 @@ mod tests {
         assert_eq!(table.key_of(0), None);
     }
 
+    #[test]
+    fn all_entries_are_below_the_highest_slot_that_was_ever_used() {
+        let mut table = Table::new(3);
+        assert_eq!(table.used(), 0);
+        let keys = ['a', 'b'].map(|entry| {
+            let key = table.insert(entry);
+            assert_eq!(table.used(), key.slot() + 1);
+            key
+        });
+        assert_eq!([0, 1, 2].map(|slot| table.at(slot).copied()), [Some('a'), Some('b'), None]);
+        for key in keys {
+            table.remove(key);
+        }
+        assert_eq!((table.used(), table.at(0)), (2, None));
+        table.insert('c');
+        assert_eq!(table.used(), 2);
+    }
+
     /// The memory announced at start is computed from this constant.
     #[test]
     fn the_memory_of_a_slot_is_its_entry_its_place_in_the_free_list_and_its_generation() {

@@ -141,6 +141,21 @@ fn the_machine_and_the_engine_agree_on_what_is_in_flight_in_every_reachable_stat
 }
 
 #[test]
+fn what_the_worker_is_told_agrees_with_what_the_engine_was_given() {
+    for (machine, in_flight) in reach().into_keys() {
+        assert_eq!(machine.is_connecting(), in_flight.connect, "{machine:?}");
+        assert_eq!(machine.is_sending(), in_flight.send, "{machine:?}");
+        let only_recv = InFlight { recv: true, ..InFlight::default() };
+        let sends_fin = machine.half_closes() || !machine.is_open();
+        assert!(!machine.is_at_rest() || in_flight == only_recv && !sends_fin, "{machine:?}");
+        assert!(!machine.is_shut() || machine.half_closes() && !in_flight.sends(), "{machine:?}");
+        // Where nothing is to be sent, what is there is not sent either.
+        let begins_send = { machine }.next(true) == Action::Send;
+        assert!(!begins_send || machine.sends(), "{machine:?}");
+    }
+}
+
+#[test]
 fn every_value_of_every_part_of_the_state_is_reached() {
     let states = reach();
     let count = |part: &dyn Fn(&Machine) -> String| {
@@ -348,6 +363,53 @@ fn a_connection_that_the_peer_has_closed_is_closed_without_a_shutdown() {
     let machine = after(Machine::accepted(false), false, &[Event::Ended, Event::Finish]);
     assert_eq!(machine.peek(true), Action::Send);
     assert_eq!(machine.peek(false), Action::Close);
+}
+
+#[test]
+fn a_connection_is_at_rest_while_it_waits_for_bytes_and_for_nothing_else() {
+    for full_duplex in [false, true] {
+        let mut machine = Machine::accepted(full_duplex);
+        assert!(!machine.is_at_rest(), "it is not read yet");
+        assert_eq!(machine.next(false), Action::Recv);
+        assert!(machine.is_at_rest());
+        for event in [Event::Pause, Event::HalfClose, Event::Finish, Event::Ended] {
+            let mut machine = machine;
+            machine.apply(event);
+            assert!(!machine.is_at_rest(), "{event:?}");
+        }
+    }
+}
+
+#[test]
+fn output_is_sent_until_fin_was_sent_or_the_connection_is_aborted() {
+    let mut machine = Machine::accepted(false);
+    assert!(machine.sends() && !machine.half_closes() && !machine.is_shut());
+    machine.apply(Event::HalfClose);
+    assert!(machine.sends() && machine.half_closes() && !machine.is_shut(), "FIN follows");
+    let mut finishing = Machine::accepted(false);
+    finishing.apply(Event::Finish);
+    assert!(finishing.sends() && !finishing.is_shut());
+    let mut lingering = after(finishing, false, &[Event::ShutDown]);
+    lingering.next(false);
+    assert!(lingering.is_shut() && lingering.half_closes() && !lingering.sends());
+    finishing.apply(Event::Abort);
+    assert!(!finishing.sends());
+}
+
+#[test]
+fn output_is_lost_by_a_send_that_fails_and_not_by_one_that_completes() {
+    for (end, lost) in [(Event::SendFailed, true), (Event::Sent, false)] {
+        let machine = after(Machine::accepted(false), true, &[end]);
+        assert_eq!(machine.has_lost_output(), lost, "{end:?}");
+    }
+}
+
+#[test]
+fn a_connection_awaits_a_buffer_until_one_comes() {
+    let mut machine = after(Machine::accepted(false), false, &[Event::NoBuffer]);
+    assert!(machine.awaits_buffer());
+    machine.apply(Event::BufferCame);
+    assert!(!machine.awaits_buffer());
 }
 
 #[test]
