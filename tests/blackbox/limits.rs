@@ -525,6 +525,14 @@ fn beside_a_hot_connection_all_quiet_ones_are_served() {
     daemon.finish();
 }
 
+/// Bytes of the frame with which a hub welcomes a member: its length, its type, and the member's id.
+const WELCOME_BYTES: usize = 4 + 1 + 8;
+
+/// A frame to a hub.
+fn hub_frame(kind: u8, fields: &[u8]) -> Vec<u8> {
+    [&(fields.len() as u32 + 1).to_le_bytes()[..], &[kind], fields].concat()
+}
+
 /// Stalled clients that hold all buffers or wait for one, ten for each buffer, and an honest
 /// client behind them. If each of them took a second, it would wait for longer than its time-out.
 #[test]
@@ -532,18 +540,23 @@ fn any_number_of_stalled_clients_keeps_nobody_waiting() {
     const BUFFERS: usize = 16;
     let part_of = |head: &[u8]| [head, &[1; 60_000]].concat();
     let frame = 65_536_u32.to_le_bytes();
-    // What a stalled client sends and another one asks, and the length of the reply.
+    // Of a message to all members.
+    let part_of_message = hub_frame(3, &[1; 16_000])[..15_000].to_vec();
+    // What a stalled client sends and another one asks, and the lengths of the greeting and of the
+    // reply.
     let cases = [
-        ("tcp", vec![1; 1 << 20], b"echo".to_vec(), 4),
-        ("framed", part_of(&frame), [&4_u32.to_le_bytes()[..], b"echo"].concat(), 8),
-        ("timed", part_of(&frame), [&32_u32.to_le_bytes()[..], &[0; 32]].concat(), 36),
-        ("message", part_of(b""), b"echo<EOF>".to_vec(), 9),
+        ("tcp", vec![1; 1 << 20], b"echo".to_vec(), 0, 4),
+        ("framed", part_of(&frame), [&4_u32.to_le_bytes()[..], b"echo"].concat(), 0, 8),
+        ("timed", part_of(&frame), [&32_u32.to_le_bytes()[..], &[0; 32]].concat(), 0, 36),
+        ("message", part_of(b""), b"echo<EOF>".to_vec(), 0, 9),
+        ("hub", part_of_message, hub_frame(3, b"echo"), WELCOME_BYTES, 18),
     ];
-    for (service, stalled_with, request, reply) in cases {
+    for (service, stalled_with, request, greeting, reply) in cases {
         for workers in ["1", "2"] {
             let options = match service {
                 "framed" | "timed" => "?max-frame=65536",
                 "message" => "?after=keep",
+                "hub" => "?notices=off",
                 _ => "",
             };
             let url = format!("{service}://127.0.0.1:0{options}");
@@ -575,6 +588,7 @@ fn any_number_of_stalled_clients_keeps_nobody_waiting() {
             });
             let mut honest = connect();
             honest.set_read_timeout(Some(GUARD)).expect("setting a time-out");
+            honest.read_exact(&mut vec![0; greeting]).expect("a greeting in time");
             for _ in 0..3 {
                 honest.write_all(&request).expect("sending");
                 honest.read_exact(&mut vec![0; reply]).expect("a reply in time");
@@ -582,5 +596,52 @@ fn any_number_of_stalled_clients_keeps_nobody_waiting() {
             drop((honest, stalled));
             daemon.finish();
         }
+    }
+}
+
+/// Members of a hub of which none reads, and each sends to the next one: their queues and the messages
+/// that find no room hold all buffers. Another member is welcomed, and gets its own messages.
+#[test]
+fn members_that_do_not_read_keep_no_other_member_waiting() {
+    const BUFFERS: usize = 16;
+    for workers in ["1", "2"] {
+        let buffers = BUFFERS.to_string();
+        let hub = ["--listen", "hub://127.0.0.1:0?notices=off", "--shed-after", "100ms"];
+        let limits = ["--workers", workers, "--buffers", &buffers];
+        let daemon = Daemon::start(&flags(&[&hub[..], &limits].concat()));
+        let join = |window: usize| {
+            let member = Client::connect_with_small_window(daemon.address(), window);
+            let mut member = member.into_stream();
+            let mut welcome = [0; WELCOME_BYTES];
+            member.read_exact(&mut welcome).expect("a welcome in time");
+            (member, welcome[5..].to_vec())
+        };
+        let (members, ids): (Vec<_>, Vec<_>) = (0..10 * BUFFERS).map(|_| join(2048)).unzip();
+        let to = |id: &[u8], text: &[u8]| hub_frame(2, &[id, text].concat());
+        let messages = ids.iter().cycle().skip(1).map(|id| to(id, &[1; 16_000]));
+        let mut rest: Vec<_> = members
+            .iter()
+            .zip(messages)
+            .map(|(member, message)| {
+                member.set_nonblocking(true).expect("setting an option");
+                (member, message, 0)
+            })
+            .collect();
+        eventually("many have waited for a buffer", || {
+            for (member, message, at) in &mut rest {
+                *at = (*at + member.write(&message[*at..]).unwrap_or(0)) % message.len();
+            }
+            daemon.stat("waits_for_buffer") >= BUFFERS as u64
+        });
+        let (mut honest, id) = join(1 << 20);
+        for _ in 0..3 {
+            honest.write_all(&to(&id, b"hello")).expect("sending");
+            // The length, the type, whether it is for all, from whom it is, and the text.
+            let mut message = [0; 4 + 1 + 1 + 8 + 5];
+            honest.read_exact(&mut message).expect("a message in time");
+            assert!(message.ends_with(b"hello"), "{message:?}");
+        }
+        drop((honest, members));
+        daemon.finish();
     }
 }

@@ -69,6 +69,11 @@ impl Client {
         Client { stream, id: NEXT.fetch_add(1, Ordering::Relaxed), sent: 0, received: 0 }
     }
 
+    /// The connection, to send and receive other bytes than those of this client's stream.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     pub fn local(&self) -> SocketAddr {
         self.stream.local_addr().expect("the local address")
     }
