@@ -714,7 +714,7 @@ mod tests {
 
     #[test]
     fn memory_that_is_refused_is_named_with_its_sum() {
-        let error = no_memory::<Link>(1024);
+        let error = no_memory::<ChainLink>(1024);
         assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
         let text = "no memory for 1024 places of buffers in queues (16.0 KiB)";
         assert_eq!(error.to_string(), text);
