@@ -191,17 +191,61 @@ const _: () = assert!(size_of::<Context<()>>() <= 208);
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::sync::Arc;
 
     use super::*;
     use crate::buffer::Reserve;
+    use crate::shared::addresses::Addresses;
+    use crate::shared::mailbox::Mailboxes;
+    use crate::shared::permits::Permits;
+
+    fn new(machine: Machine, pool: &Pool) -> Context<()> {
+        let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 7)));
+        let origin = Origin { id: ConnectionId(3), peer, tag: 0, permit: None };
+        Context::new(machine, origin, (), pool, Time::ZERO)
+    }
+
+    #[test]
+    fn that_all_is_sent_is_told_of_an_open_connection_with_nothing_left_to_send() {
+        let pool = Pool::new(Reserve::new(8, 1).unwrap(), 0);
+        for (is_left, finishes, told) in
+            [(false, false, true), (true, false, false), (false, true, false)]
+        {
+            let mut context = new(Machine::accepted(false), &pool);
+            context.machine.next(true);
+            if finishes {
+                context.machine.apply(Event::Finish);
+            }
+            if is_left {
+                let mut lease = pool.lease().unwrap();
+                lease.extend_from_slice(b"left");
+                context.output.push_back(lease);
+            }
+            let now = Time::from_nanos(5);
+            assert_eq!(context.sent(3, now), told, "left: {is_left}, finishes: {finishes}");
+            assert_eq!((context.bytes_sent, context.active_at), (3, now));
+        }
+    }
+
+    #[test]
+    fn an_accepted_connection_counts_for_its_address_and_one_that_this_side_started_does_not() {
+        let pool = Pool::new(Reserve::new(8, 1).unwrap(), 0);
+        let addresses = Addresses::new(1, 2).unwrap();
+        let permits = Permits::with_addresses(2, Arc::new(Mailboxes::new(1)), Some(addresses));
+        let mut contexts = [permits.try_take(), permits.try_take(), None].map(|permit| {
+            let mut context = new(Machine::accepted(false), &pool);
+            context.permit = permit;
+            context
+        });
+        assert_eq!(contexts.each_ref().map(Context::was_accepted), [true, true, false]);
+        assert_eq!(contexts.each_mut().map(Context::count_address), [true, false, true]);
+    }
 
     #[test]
     fn the_log_tells_of_connections_that_were_established_only() {
         let pool = Pool::new(Reserve::new(8, 1).unwrap(), 0);
         let context = |machine, connect_error| {
-            let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 7)));
-            let origin = Origin { id: ConnectionId(3), peer, tag: 0, permit: None };
-            let mut context = Context::<()>::new(machine, origin, (), &pool, Time::ZERO);
+            let mut context = new(machine, &pool);
             (context.bytes_received, context.bytes_sent) = (20, 10);
             context.connect_error = connect_error;
             context
