@@ -122,7 +122,8 @@ fn messages_that_were_not_handed_over_are_reported_with_how_much_was() {
     let client = connected(&clients, &target, Options::new().reconnect(quickly()));
     let big = pattern(32 << 20);
     let [first, second] = [big.clone(), b"second".to_vec()].map(|m| client.send(m));
-    go.send(()).unwrap();
+    // When the loop knows of both.
+    on_the_loop(&client, move || go.send(()).unwrap());
     let failed = done(first).unwrap_err();
     assert_eq!(failed.error, Error::Reset);
     assert!(failed.bytes_sent >= 1000 && failed.bytes_sent < big.len(), "{}", failed.bytes_sent);
