@@ -8,7 +8,7 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use common::tls::Certificates;
-use common::{have, loadgen, until};
+use common::{have, loadgen, own_port, until};
 use echopool::endpoint::Peer;
 use echopool::service::{Answer, Connection, Service};
 use echopool::{CloseReason, Config, Server, ServerHandle};
@@ -91,10 +91,9 @@ impl Drop for Proxy {
     }
 }
 
-/// Free ports of 127.0.0.1, all different.
-fn free_ports<const N: usize>() -> [SocketAddr; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("it is bound"))
+/// Ports of 127.0.0.1 that nothing else gets.
+fn own_ports<const N: usize>() -> [SocketAddr; N] {
+    [(); N].map(|()| SocketAddr::from(([127, 0, 0, 1], own_port())))
 }
 
 /// Echoes, and records the peers of its connections.
@@ -193,7 +192,7 @@ fn haproxy_names_the_client_in_both_versions() {
     let plain = Served::at("127.0.0.1:0");
     let unix = Served::at(&format!("unix://{socket}?proxy=require"));
     let (server, without) = (required.address(), plain.address());
-    let [v1, v2, more, through, to_unix, chained] = free_ports();
+    let [v1, v2, more, through, to_unix, chained] = own_ports();
     let config = format!(
         "global
             maxconn 2000
@@ -280,7 +279,7 @@ fn nginx_names_the_client() {
     let optional = Served::at("127.0.0.1:0?proxy=optional");
     let unix = Served::at(&format!("unix://{socket}?proxy=require"));
     let (server, maybe) = (required.address(), optional.address());
-    let [v1, through, to_unix] = free_ports();
+    let [v1, through, to_unix] = own_ports();
     let servers = format!(
         "server {{ listen {v1}; proxy_pass {server}; proxy_protocol on; }}
         server {{ listen {through}; proxy_pass {maybe}; }}
@@ -304,7 +303,7 @@ fn socat_relays_every_byte_between_tcp_and_unix_sockets() {
     let (backend, front) = (directory.file("echo.sock"), directory.file("front.sock"));
     let optional = Served::at("127.0.0.1:0?proxy=optional");
     let unix = Served::at(&format!("unix://{backend}?proxy=require"));
-    let [to_tcp, to_unix] = free_ports();
+    let [to_tcp, to_unix] = own_ports();
     let listen =
         |at: SocketAddr| format!("TCP-LISTEN:{},bind=127.0.0.1,fork,backlog=100", at.port());
     let server = format!("TCP:{}", optional.address());
@@ -332,7 +331,7 @@ fn ncat_relays_every_byte() {
         return;
     }
     let optional = Served::at("127.0.0.1:0?proxy=optional");
-    let [entry] = free_ports();
+    let [entry] = own_ports();
     let relay = format!("ncat 127.0.0.1 {}", optional.address().port());
     let port = entry.port().to_string();
     let arguments = ["-4", "-l", "-k", "-m", "100", "127.0.0.1", &port, "--sh-exec", &relay];
@@ -364,7 +363,7 @@ fn haproxy_ends_tls_in_front_of_a_plain_server() {
     }
     let (directory, certificates) = (Directory::new(), Certificates::new());
     let plain = Served::at("127.0.0.1:0");
-    let [entry, mutual] = free_ports();
+    let [entry, mutual] = own_ports();
     let read = |name| std::fs::read_to_string(certificates.file(name)).expect("a file");
     let pair = directory.write("pair.pem", &(read("cert.pem") + &read("key.pem")));
     certificates.certify("client.pem", "client.key", &["client"]);
@@ -405,7 +404,7 @@ fn socat_echoes_over_tls() {
         return;
     }
     let certificates = Certificates::new();
-    let [entry] = free_ports();
+    let [entry] = own_ports();
     let (cert, key) = (certificates.file("cert.pem"), certificates.file("key.pem"));
     let listen = format!(
         "OPENSSL-LISTEN:{},bind=127.0.0.1,fork,backlog=100,cert={cert},key={key},verify=0",
@@ -421,7 +420,7 @@ fn ncat_echoes_over_tls() {
         return;
     }
     let certificates = Certificates::new();
-    let [entry] = free_ports();
+    let [entry] = own_ports();
     let port = entry.port().to_string();
     let (cert, key) = (certificates.file("cert.pem"), certificates.file("key.pem"));
     let pair = ["--ssl", "--ssl-cert", &cert, "--ssl-key", &key];
@@ -437,7 +436,7 @@ fn openssl_echoes_over_tls() {
         return;
     }
     let (directory, certificates) = (Directory::new(), Certificates::new());
-    let [entry] = free_ports();
+    let [entry] = own_ports();
     let server = format!(
         "mkfifo {pipe} && exec openssl s_server -quiet -accept {entry} -cert {cert} -key {key} \
          <>{pipe} >&0",
@@ -457,7 +456,7 @@ fn nginx_ends_tls_in_front_of_a_plain_server() {
     }
     let (directory, certificates) = (Directory::new(), Certificates::new());
     let plain = Served::at("127.0.0.1:0");
-    let [entry] = free_ports();
+    let [entry] = own_ports();
     let server = format!(
         "server {{
             listen {entry} ssl; proxy_pass {server};

@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::process::Command;
 
 use common::server::{EchoServer, Fault};
-use common::{loadgen, program, start, until};
+use common::{loadgen, own_port, program, start, until};
 use rustix::process::Signal;
 
 #[test]
@@ -99,7 +99,7 @@ fn source_addresses_are_used_in_turn() {
 
 #[test]
 fn nobody_listening_is_a_failure_that_says_so() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = own_port();
     let ended = loadgen(&format!("127.0.0.1:{port} -c 3")).expect(1);
     ended
         .complains("no connection to tcp://127.0.0.1")

@@ -6,14 +6,8 @@ use std::time::Duration;
 
 use common::forms::{TestFile, assert_valid, count, schema};
 use common::server::{EchoServer, Fault};
-use common::{Ended, GUARD, loadgen, program, start};
+use common::{Ended, GUARD, loadgen, own_port, program, start};
 use serde_json::Value;
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("it is bound").port()
-}
 
 /// Runs the shards of a run at the same time. Returns the file that each has written.
 fn run_shards(name: &str, flags: &str, shards: u64) -> Vec<(Ended, TestFile)> {
@@ -38,7 +32,7 @@ fn merge(parts: &[(Ended, TestFile)]) -> Ended {
 #[test]
 fn shards_that_meet_at_a_barrier_are_one_run() {
     let server = EchoServer::start(Fault::None);
-    let port = free_port();
+    let port = own_port();
     let flags = format!(
         "{} -c 10 -t 1 -n 1003 --barrier 127.0.0.1:{port} --slo p99<1h --slo errors<1",
         server.address
@@ -111,7 +105,7 @@ fn shards_can_meet_by_files_in_a_directory() {
 #[test]
 fn a_shard_that_does_not_come_fails_the_run_and_is_named() {
     let server = EchoServer::start(Fault::None);
-    let port = free_port();
+    let port = own_port();
     let flags =
         format!("{} -c 3 -t 1 --barrier 127.0.0.1:{port} --barrier-timeout 4s", server.address);
     let parts = ["0/3", "1/3"].map(|shard| start(program(&format!("{flags} --shard {shard}"))));

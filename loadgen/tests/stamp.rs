@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::forms::{assert_valid, count, schema};
-use common::{have, loadgen, until};
+use common::{have, loadgen, own_port, until};
 use echopool::builtin::{OfListener, ServiceOptions, StampOptions};
 use echopool::{Config, ServerHandle};
 use serde_json::Value;
@@ -284,8 +284,7 @@ struct Foreign(Child, SocketAddr);
 
 impl Foreign {
     fn start(more: &[&str]) -> Foreign {
-        let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-        let address = free.expect("a free port");
+        let address = SocketAddr::from(([127, 0, 0, 1], own_port()));
         let mut command = Command::new("stamp-suite");
         command.args(["--is-reflector", "--local-addr", "127.0.0.1", "--local-port"]);
         command.arg(address.port().to_string()).args(more);

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use common::forms::{assert_valid, count, schema};
-use common::loadgen;
+use common::{loadgen, own_port};
 use echopool::builtin::Echo;
 use echopool::{Config, Server};
 use serde_json::Value;
@@ -231,8 +231,8 @@ fn an_honest_server_loses_nothing_in_either_loop() {
 
 #[test]
 fn nobody_at_the_port_ends_nothing_and_serves_nothing() {
-    let address = UdpSocket::bind("127.0.0.1:0").expect("a socket").local_addr().expect("one");
-    let json = run(&format!("udp://{address} -c 3 -d 500ms --timeout 100ms"), 4);
+    let port = own_port();
+    let json = run(&format!("udp://127.0.0.1:{port} -c 3 -d 500ms --timeout 100ms"), 4);
     assert_eq!(json["verdict"], "nothing-served");
     let [sent, lost, ..] = datagrams(&json);
     assert!(sent >= 3 && sent == lost, "{sent} sent, {lost} lost");

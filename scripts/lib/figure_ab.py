@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 
-from process import Process, Server
+from process import Process, Server, own_port
 from report import Figure, Table
 
 SAME_MAX = 0.05
@@ -131,14 +131,14 @@ def _proxies(setup, repeats, length):
 
 
 def _socat(setup, _directory, behind):
-    port = _free_port()
+    port = own_port()
     listen = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,backlog=128,nodelay"
     command = [_program("socat", ["socat"]), listen, f"TCP:{behind},nodelay"]
     return _started(setup, command, port)
 
 
 def _haproxy(setup, directory, behind):
-    port = _free_port()
+    port = own_port()
     path = _write(directory, "haproxy.cfg", (
         "global\n    nbthread 1\n"
         "defaults\n    mode tcp\n"
@@ -149,7 +149,7 @@ def _haproxy(setup, directory, behind):
 
 
 def _nginx(setup, directory, behind):
-    port = _free_port()
+    port = own_port()
     program = _program("nginx", ["nginx", "libnginx-mod-stream"], STREAM_MODULE)
     module = program.removesuffix("/usr/sbin/nginx") + STREAM_MODULE
     path = _write(directory, "nginx.conf", (
@@ -165,12 +165,6 @@ def _write(directory, name, text):
     with open(path, "w", encoding="ascii") as file:
         file.write(text)
     return path
-
-
-def _free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def _started(setup, command, port):

@@ -8,11 +8,10 @@ import contextlib
 import http.client
 import os
 import random
-import socket
 import threading
 import time
 
-from process import Client, Load, Server
+from process import Client, Load, Server, own_port
 from report import Figure, Table
 from statistic import format_interval, median_with_interval
 
@@ -62,12 +61,10 @@ class OpenPage:
             self.asked += 1
 
 
-def free_address():
-    """An address of a port that is free. The ready line with the real port comes together with the
-    first one, behind which `Process.read_line` would not find it."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return "127.0.0.1:%d" % one.getsockname()[1]
+def own_address():
+    """An address of a port of its own. The ready line with a port that the system has chosen would come
+    together with the first one, behind which `Process.read_line` would not find it."""
+    return f"127.0.0.1:{own_port()}"
 
 
 def cpu_by_thread(server):
@@ -104,7 +101,7 @@ def measure(setup):
     load = setup.scaled(LOAD)
     plain = setup.echopool("127.0.0.1:0", 1)
     commands = {"without": plain, "again without": plain,
-                "open page": [*plain, "--admin", free_address()]}
+                "open page": [*plain, "--admin", own_address()]}
     with contextlib.ExitStack() as stack:
         pairs = {}
         for name, command in commands.items():

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 
-from process import Process, Server, loadgen_summary
+from process import Process, Server, loadgen_summary, own_port
 from report import Figure, Table
 from statistic import format_interval, median_with_interval
 
@@ -92,7 +92,7 @@ def _haproxy(stack, directory, cert, key, plain, cpus):
         for path in (cert, key):
             with open(path, encoding="ascii") as one:
                 both.write(one.read())
-    port = _free_port()
+    port = own_port()
     with open(config, "w", encoding="ascii") as text:
         text.write(f"""global
     nbthread 1
@@ -113,13 +113,6 @@ listen tls
             raise SystemExit("figures: HAProxy does not listen")
         time.sleep(0.02)
     return Behind(haproxy, plain, f"127.0.0.1:{port}")
-
-
-def _free_port():
-    import socket
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def _rounds(setup, servers, sample):

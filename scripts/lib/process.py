@@ -1,12 +1,15 @@
 # The processes of a measurement: starts, reads and ends servers and clients.
 
 import collections
+import contextlib
 import ctypes
+import itertools
 import json
 import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import time
 
@@ -14,6 +17,8 @@ READY_SECONDS_MAX = 120.0
 
 # Processes started here and not yet ended. Each is ended by its own pid.
 _running = []
+
+_ports = itertools.count()
 
 
 def end_all():
@@ -27,6 +32,19 @@ def exit_on_signals():
         raise SystemExit(128 + number)
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, leave)
+
+
+def own_port():
+    """A port of 127.0.0.1 for a program that has to be told one. Each call returns another one, and by
+    default the system chooses none of them for others."""
+    first, count = 10_000, 22_000
+    for _ in range(count):
+        port = first + (16 * os.getpid() + next(_ports)) % count
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise SystemExit("figures: no free port")
 
 
 class Process:

@@ -18,7 +18,7 @@ use crate::error::StartError;
 use crate::net::bind::{self, ListenOn};
 use crate::net::proxy::ProxyOptions;
 use crate::net::transport::TransportOptions;
-use crate::server::{PATIENCE, Prepared, ServerHandle};
+use crate::server::{Patience, Prepared, ServerHandle};
 
 /// The listeners.
 pub(super) struct Listeners {
@@ -121,7 +121,12 @@ impl Listeners {
     ///
     /// # Errors
     /// Why the listeners stay as they are.
-    pub(super) fn plan(&self, cli: &Cli, server: &ServerHandle) -> Result<Plan, NotPlanned> {
+    pub(super) fn plan(
+        &self,
+        cli: &Cli,
+        server: &ServerHandle,
+        patience: &Patience,
+    ) -> Result<Plan, NotPlanned> {
         let mut old = self.values.clone();
         let (values, removed, added) = (Vec::new(), Vec::new(), Vec::new());
         let mut plan = Plan { values, removed, added, left_out: Vec::new() };
@@ -141,7 +146,7 @@ impl Listeners {
             plan.removed.extend(value.numbers);
         }
         if !new.is_empty() {
-            server.finish_removals(PATIENCE);
+            server.finish_removals(patience);
         }
         for (nth, on) in self.addresses_of(&mut plan, &new)? {
             let number = self.free_number(&plan, plan.values[nth].service, &on, server)?;
@@ -291,12 +296,13 @@ impl Listeners {
         plan: &Plan,
         server: &'a ServerHandle,
         settings: &Settings,
+        patience: &'a Patience,
     ) -> Result<Prepared<'a>, String> {
         let of_value = |nth| plan.added.iter().filter(|added| added.value == nth).count();
         let names: Vec<usize> = (0..plan.values.len()).map(of_value).collect();
         let on: Vec<ListenOn> = plan.added.iter().map(|added| added.on.clone()).collect();
         let numbers: Vec<usize> = plan.added.iter().map(|added| added.number).collect();
-        server.prepare(&on, &names, &numbers).map_err(|error| {
+        server.prepare(&on, &names, &numbers, patience).map_err(|error| {
             let remedy = match &error {
                 StartError::Listen { endpoint: Endpoint::Tcp(_), error, .. }
                     if error.kind() == std::io::ErrorKind::PermissionDenied =>
@@ -317,6 +323,7 @@ impl Listeners {
         prepared: Prepared<'_>,
         server: &ServerHandle,
         why: &str,
+        patience: &Patience,
     ) {
         let Plan { mut values, removed, added, left_out } = plan;
         left_out.into_iter().for_each(bind::log_left_out);
@@ -334,7 +341,7 @@ impl Listeners {
             values[value].numbers.push(number);
         }
         removed.iter().for_each(|number| self.slots[*number].is_open = false);
-        let left = server.remove(&removed, PATIENCE);
+        let left = server.remove(&removed, patience);
         for number in removed {
             let (target, clients) = (self.target(number), server.clients_of(number));
             log::info!(

@@ -15,6 +15,7 @@ use super::systemd;
 use crate::builtin::OfListener;
 use crate::config::Config;
 use crate::error::StartError;
+use crate::server::Patience;
 use crate::service::ServiceFactory;
 
 /// The settings that can change while the daemon runs. docs/operations.md lists them.
@@ -161,10 +162,11 @@ impl Reloader {
         cli: &Cli,
         change: &mut Change,
         of_options: Option<&str>,
+        patience: &Patience,
     ) -> Result<Option<Plan>, String> {
         let why = match of_options {
             Some(name) => format!("{name} has changed as well, and applies to all listeners"),
-            None => match self.listeners.plan(cli, &self.ending.server) {
+            None => match self.listeners.plan(cli, &self.ending.server, patience) {
                 Ok(plan) => return Ok(Some(plan)),
                 Err(NotPlanned::Wrong(text)) => return Err(text),
                 Err(NotPlanned::NeedsUpgrade(text)) => text,
@@ -184,11 +186,12 @@ impl Reloader {
         let changes = self.running.changes(&cli.settings);
         let names = changes.iter().map(|change| change.name.clone()).collect::<Vec<_>>();
         let of_options = names.iter().find(|name| Cli::is_of_options(name)).map(|name| &name[..]);
+        let patience = Patience::new(Patience::OF_RELOAD);
         let mut plan = None;
         for mut change in changes {
             let is_possible = match &change.name[..] {
                 "listen" => {
-                    plan = self.plan_listeners(&cli, &mut change, of_options)?;
+                    plan = self.plan_listeners(&cli, &mut change, of_options, &patience)?;
                     plan.is_some()
                 }
                 "max-connections" => {
@@ -214,7 +217,7 @@ impl Reloader {
         // First what may fail. Sockets that are bound are closed again if something fails after it.
         self.rates.start(cli.stats_interval, &self.ending).map_err(|failure| failure.text)?;
         let prepare = |plan| {
-            let prepared = Listeners::prepare(&plan, server, &cli.settings)?;
+            let prepared = Listeners::prepare(&plan, server, &cli.settings, &patience)?;
             Ok::<_, String>((plan, prepared))
         };
         let prepared = plan.map(prepare).transpose()?;
@@ -222,7 +225,7 @@ impl Reloader {
             .reconfigure(&config)
             .map_err(|error| Failure::of_start(&error, &cli.settings).text)?;
         if let Some((plan, prepared)) = prepared {
-            self.listeners.carry_out(plan, prepared, server, why);
+            self.listeners.carry_out(plan, prepared, server, why, &patience);
             if let Some(admin) = &ending.admin {
                 admin.set_targets(self.listeners.targets());
             }

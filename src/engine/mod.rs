@@ -139,6 +139,15 @@ pub struct Completion<Socket> {
     pub outcome: Outcome<Socket>,
 }
 
+/// What [`Engine::detach`] returns.
+#[derive(Debug)]
+pub struct Detached<Socket> {
+    /// The socket, which is as before.
+    pub socket: Socket,
+    /// What was left of the Send in flight, if there was one.
+    pub unsent: Option<Chain>,
+}
+
 /// What [`Engine::submit`] returns.
 #[derive(Debug)]
 pub enum Submitted<Socket> {
@@ -191,10 +200,10 @@ pub trait Engine: Sized {
     /// listener completes with it.
     fn give_back(&mut self, listener: usize, socket: Self::Socket, peer: Peer, permit: Permit);
 
-    /// Gives up a socket for which nothing but a Recv is in flight, and reports nothing more for it: the
-    /// Recv is forgotten. `None` if more is in flight, or the engine cannot. To take it back,
-    /// [`adopt`](Engine::adopt) it.
-    fn detach(&mut self, _key: Key) -> Option<Self::Socket> {
+    /// Gives up a socket for which nothing but a Recv and a Send is in flight, and reports nothing more
+    /// for it: the Recv is forgotten, and the Send ends with the bytes that it has not sent. `None` if
+    /// more is in flight, or the engine cannot. To take it back, [`adopt`](Engine::adopt) it.
+    fn detach(&mut self, _key: Key) -> Option<Detached<Self::Socket>> {
         None
     }
 

@@ -11,6 +11,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "daemon")]
+use std::cell::Cell;
+#[cfg(feature = "daemon")]
 use std::io;
 #[cfg(feature = "daemon")]
 use std::thread;
@@ -31,9 +33,33 @@ use crate::shared::moved::Passed;
 #[cfg(feature = "daemon")]
 use crate::shared::receipt::{Answers, Receipt, Tally};
 
-/// How long the workers have to add or close listeners.
+/// How long a change of the listeners still waits for workers. All of its waits share this time, so
+/// that a worker that hangs delays the change once.
 #[cfg(feature = "daemon")]
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) struct Patience(Cell<Duration>);
+
+#[cfg(feature = "daemon")]
+impl Patience {
+    /// That of a reload.
+    pub(crate) const OF_RELOAD: Duration = Duration::from_secs(5);
+
+    pub(crate) fn new(time: Duration) -> Patience {
+        Patience(Cell::new(time))
+    }
+
+    /// How much of it is left.
+    pub(crate) fn left(&self) -> Duration {
+        self.0.get()
+    }
+
+    /// Waits, at most as long as is left. The time that it takes is spent.
+    fn spend<T>(&self, wait: impl FnOnce(&dyn Fn() -> bool) -> T) -> T {
+        let (begun, left) = (Instant::now(), self.left());
+        let done = wait(&|| begun.elapsed() >= left);
+        self.0.set(left.saturating_sub(begun.elapsed()));
+        done
+    }
+}
 
 /// Where the listeners are, by their numbers. A number that no listener has had has none.
 pub(super) struct Places(Mutex<Vec<Option<Place>>>);
@@ -110,6 +136,7 @@ pub(crate) struct Prepared<'a> {
     /// Their numbers, and where they are, with the actual ports.
     places: Vec<(usize, Endpoint)>,
     offers: Vec<Offer>,
+    patience: &'a Patience,
 }
 
 #[cfg(feature = "daemon")]
@@ -143,7 +170,7 @@ impl Drop for Prepared<'_> {
         for (number, endpoint) in std::mem::take(&mut self.places) {
             self.shared.places.set(number, Place { endpoint, state: PlaceState::Closing });
         }
-        self.shared.finish_closing(PATIENCE);
+        self.shared.finish_closing(self.patience);
     }
 }
 
@@ -152,11 +179,20 @@ impl ServerState {
     /// Gives each worker a command, and waits until all have reported, unless the server is to end.
     fn ask_workers(
         &self,
-        patience: Duration,
+        patience: &Patience,
+        command: impl FnMut(usize, Receipt) -> WorkerCommand,
+    ) -> Tally {
+        patience.spend(|is_spent| {
+            let is_over = || self.mailboxes.ordered_end(0).is_some() || is_spent();
+            self.ask_workers_until(is_over, command)
+        })
+    }
+
+    fn ask_workers_until(
+        &self,
+        is_over: impl Fn() -> bool,
         mut command: impl FnMut(usize, Receipt) -> WorkerCommand,
     ) -> Tally {
-        let begun = Instant::now();
-        let is_over = || self.mailboxes.ordered_end(0).is_some() || begun.elapsed() >= patience;
         let answers = Answers::new();
         for worker in 0..self.counters.len() {
             let mut one = command(worker, answers.receipt());
@@ -173,7 +209,7 @@ impl ServerState {
 
     /// Waits until every worker has closed the listeners that were removed. Asks them again if some
     /// may not have.
-    fn finish_closing(&self, patience: Duration) {
+    fn finish_closing(&self, patience: &Patience) {
         let numbers = self.places.numbers_in(PlaceState::Closing);
         if numbers.is_empty() {
             return;
@@ -199,16 +235,17 @@ impl ServerHandle {
     ///
     /// # Errors
     /// One of them cannot be bound, or a worker cannot watch it. Then none of them is left.
-    pub(crate) fn prepare(
-        &self,
+    pub(crate) fn prepare<'a>(
+        &'a self,
         listeners: &[ListenOn],
         names: &[usize],
         numbers: &[usize],
-    ) -> Result<Prepared<'_>, StartError> {
+        patience: &'a Patience,
+    ) -> Result<Prepared<'a>, StartError> {
         let limits = self.limits();
         let (workers, share_port) = (limits.workers, limits.share_port);
         let mut prepared =
-            Prepared { shared: &self.shared, places: Vec::new(), offers: Vec::new() };
+            Prepared { shared: &self.shared, places: Vec::new(), offers: Vec::new(), patience };
         if listeners.is_empty() {
             return Ok(prepared);
         }
@@ -231,20 +268,24 @@ impl ServerHandle {
             let listeners = sockets.map(|one| Listening::map(one, Passed::Descriptor)).collect();
             WorkerCommand::AddListeners { listeners, receipt }
         };
-        let tally = self.shared.ask_workers(PATIENCE, add);
-        match tally.queued == (workers * listeners.len()) as u64 {
-            true => Ok(prepared),
-            false => {
-                let error = io::Error::other("the log says why");
-                Err(StartError::Resource { what: "further listeners of each worker", error })
-            }
+        let tally = self.shared.ask_workers(patience, add);
+        if tally.queued == (workers * listeners.len()) as u64 {
+            return Ok(prepared);
         }
+        let error = if self.shared.mailboxes.ordered_end(0).is_some() {
+            io::Error::other("the server is to end")
+        } else if tally.open > 0 || patience.left().is_zero() {
+            io::Error::new(io::ErrorKind::TimedOut, "a worker has not replied in time")
+        } else {
+            io::Error::other("the log says why")
+        };
+        Err(StartError::Resource { what: "further listeners of each worker", error })
     }
 
     /// Removes the listeners with these numbers. They accept what waits in their backlogs. Their
-    /// connections go on. Returns those that some worker has not closed after `patience`, or when the
-    /// server is to end.
-    pub(crate) fn remove(&self, numbers: &[usize], patience: Duration) -> Vec<usize> {
+    /// connections go on. Returns those that some worker has not closed when the patience is spent, or
+    /// when the server is to end.
+    pub(crate) fn remove(&self, numbers: &[usize], patience: &Patience) -> Vec<usize> {
         // The sockets are open as long as they are offered.
         self.shared.offers().retain(|offer| !numbers.contains(&offer.number));
         numbers
@@ -257,7 +298,7 @@ impl ServerHandle {
 
     /// Asks the workers again to close what [`remove`](ServerHandle::remove) has left, and waits for
     /// them as it does.
-    pub(crate) fn finish_removals(&self, patience: Duration) {
+    pub(crate) fn finish_removals(&self, patience: &Patience) {
         self.shared.finish_closing(patience);
     }
 

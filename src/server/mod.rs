@@ -38,7 +38,7 @@ use crate::worker::{Rules, Setup};
 use datagrams::{DatagramThreads, Datagrams};
 use listening::Places;
 #[cfg(feature = "daemon")]
-pub(crate) use listening::{PATIENCE, Prepared};
+pub(crate) use listening::{Patience, Prepared};
 use messaging::{Broadcast, ClientAccess};
 
 mod datagrams;

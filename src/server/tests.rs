@@ -472,7 +472,8 @@ fn listeners_that_are_prepared_accept_nothing_before_they_begin_and_are_gone_if_
         client.write_all(b"x").unwrap();
         client.read_exact(&mut [0]).unwrap();
     };
-    let prepared = server.prepare(&[second.into()], &[1], &[1]).unwrap();
+    let patience = Patience::new(GUARD);
+    let prepared = server.prepare(&[second.into()], &[1], &[1], &patience).unwrap();
     let at = prepared.places()[0].1.socket_addr().unwrap();
     let mut waiting = TcpStream::connect(at).unwrap();
     waiting.write_all(b"x").unwrap();
@@ -485,18 +486,18 @@ fn listeners_that_are_prepared_accept_nothing_before_they_begin_and_are_gone_if_
     let refused = TcpStream::connect(at).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     // The number and the address are free again.
-    let prepared = server.prepare(&[at.into()], &[1], &[1]).unwrap();
+    let prepared = server.prepare(&[at.into()], &[1], &[1], &patience).unwrap();
     let waiting = TcpStream::connect(at).unwrap();
     assert_eq!(prepared.begin(), [(1, at.into())]);
     ping(&waiting);
     assert!(!server.is_free(1) && server.clients_of(1) == 1);
-    assert!(server.remove(&[0], GUARD).is_empty() && server.is_free(0));
+    assert!(server.remove(&[0], &patience).is_empty() && server.is_free(0));
     let refused = TcpStream::connect(server.local_endpoints()[0].socket_addr().unwrap());
     assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     ping(&waiting);
     // A server that ends adds none.
     server.begin_drain(GUARD);
-    assert!(server.prepare(&[second.into()], &[1], &[2]).is_err());
+    assert!(server.prepare(&[second.into()], &[1], &[2], &patience).is_err());
     drop(waiting);
     assert_eq!(server.wait(), Drained::Clean);
 }
@@ -538,22 +539,27 @@ fn a_worker_that_hangs_is_asked_once_to_close_several_listeners_and_holds_up_no_
     is_blocked.recv_timeout(GUARD).unwrap();
     mailboxes.set_accepting(1, false);
     assert!(view.any_stopped());
-    assert_eq!(server.remove(&[1, 2], Duration::ZERO), [1, 2]);
+    // All waits of a change together take no longer than it has patience.
+    let patience = Patience::new(Duration::from_millis(50));
+    assert_eq!(server.remove(&[1, 2], &patience), [1, 2]);
+    assert_eq!(patience.left(), Duration::ZERO);
     assert_eq!(mailboxes.count(0), 1, "one command for both");
     assert!(!view.any_stopped(), "the stopped one is not closed yet, but was removed");
     assert!(!server.is_free(1) && !server.is_free(2));
     assert_eq!(mailboxes.count(0), 1, "asked by who only looks");
-    server.finish_removals(Duration::ZERO);
+    server.finish_removals(&patience);
     assert_eq!(mailboxes.count(0), 2);
+    let refused = server.prepare(&[anywhere.into()], &[1], &[3], &patience).err().unwrap();
+    assert!(refused.to_string().contains("a worker has not replied in time"), "{refused}");
     go.send(()).unwrap();
-    server.finish_removals(GUARD);
+    server.finish_removals(&Patience::new(GUARD));
     assert!(server.is_free(1) && server.is_free(2) && mailboxes.stopped().is_empty());
     // Again, and the end comes while it is waited for.
     client.write_all(b"x").unwrap();
     is_blocked.recv_timeout(GUARD).unwrap();
     let (removed, removal) = mpsc::channel();
     let of_removal = server.clone();
-    thread::spawn(move || removed.send(of_removal.remove(&[0], GUARD * 10)));
+    thread::spawn(move || removed.send(of_removal.remove(&[0], &Patience::new(GUARD * 10))));
     let begun = std::time::Instant::now();
     while mailboxes.count(0) == 0 {
         assert!(begun.elapsed() < GUARD, "it is never asked");

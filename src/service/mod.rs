@@ -134,6 +134,23 @@ pub trait Service: 'static {
         false
     }
 
+    /// What the service of another process needs to continue a connection that has no input, and
+    /// `unsent` bytes of output that the kernel has not taken. The output is not handed over: the
+    /// service that gets the number must make these bytes again. `None` if the connection stays for
+    /// now. Overrides [`can_move`](Service::can_move), which is for services that need no number.
+    ///
+    /// If the peer has closed its sending side, [`peer_closed`](Service::peer_closed) is called there
+    /// again.
+    fn continuation(&self, tag: u64, session: &Self::Session, unsent: usize) -> Option<u64> {
+        (unsent == 0 && self.can_move(tag, session)).then_some(0)
+    }
+
+    /// The session with which [`open`](Service::open) is called for a connection of another process,
+    /// whose service has returned this [`continuation`](Service::continuation).
+    fn resumed(&self, _tag: u64, _continuation: u64) -> Self::Session {
+        Self::Session::default()
+    }
+
     /// Whether a connection is read while it has unsent output. `false` bounds the server's memory:
     /// a client that does not read is not read from. A client that pipelines may need `true`; the
     /// service must then limit its output itself. `tag` is [`Connection::tag`].
@@ -220,9 +237,7 @@ pub trait Service: 'static {
         _: &mut Self::Session,
         message: &mut Message<'_>,
     ) -> Answer {
-        if connection.output.leases() >= MESSAGE_LEASES_MAX || !connection.forward(message) {
-            message.refuse(SendError::QueueFull);
-        }
+        put_on_output(connection, message);
         Answer::Continue
     }
 
@@ -273,4 +288,14 @@ pub trait Service: 'static {
     fn turn(&mut self, _turn: &mut Turn<'_>) -> Option<Time> {
         None
     }
+}
+
+/// Puts the bytes of a message on the output, unless the output has too many buffers already or no
+/// buffer is free. Then it refuses the message. Returns whether they are there.
+pub(crate) fn put_on_output(connection: &mut Connection<'_>, message: &mut Message<'_>) -> bool {
+    let is_there = connection.output.leases() < MESSAGE_LEASES_MAX && connection.forward(message);
+    if !is_there {
+        message.refuse(SendError::QueueFull);
+    }
+    is_there
 }

@@ -10,8 +10,8 @@ use super::permits::{Permit, Permits};
 use crate::base::endpoint::Peer;
 use crate::base::time::Time;
 
-/// What is known of a connection that moves. It has no input and no output. Times are those of the
-/// monotonic clock, which all processes have in common.
+/// What is known of a connection that moves. It has no input, and no output that its service cannot
+/// make again. Times are those of the monotonic clock, which all processes have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Facts {
     /// The number of its listener.
@@ -23,6 +23,8 @@ pub(crate) struct Facts {
     pub(crate) active_at: Time,
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
+    /// What its service goes on from ([`Service::continuation`](crate::service::Service::continuation)).
+    pub(crate) continuation: u64,
 }
 
 /// A connection of another process that this one continues.

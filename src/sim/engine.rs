@@ -17,7 +17,7 @@ use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
 use crate::engine::sys::{Listening, Sys};
-use crate::engine::{Completion, Engine, Op, Outcome, Sink, Submitted};
+use crate::engine::{Completion, Detached, Engine, Op, Outcome, Sink, Submitted};
 use crate::error::Errno;
 use crate::shared::moved::{Passed, Passing};
 use crate::shared::permits::{Permit, Permits};
@@ -355,18 +355,22 @@ impl Engine for SimEngine {
         unreachable!("every socket is adopted");
     }
 
-    fn detach(&mut self, key: Key) -> Option<Handle> {
-        let told = self.telling.iter().any(|one| one.key.socket() == key.socket());
-        let in_flight: Vec<usize> = (0..self.pending.len())
-            .filter(|&at| self.pending[at].key.socket() == key.socket())
-            .collect();
-        let &[at] = &in_flight[..] else { return None };
-        let Pending { op: Operation::Recv(_), cancelled: false, .. } = self.pending[at] else {
-            return None;
+    fn detach(&mut self, key: Key) -> Option<Detached<Handle>> {
+        let its = |of: Key| of.socket() == key.socket();
+        let told = self.telling.iter().any(|one| its(one.key));
+        let is_possible = |one: &Pending| {
+            matches!(one.op, Operation::Recv(_) | Operation::Send(_)) && !one.cancelled
         };
-        let socket = self.sockets.iter().position(|(of, _)| *of == key).filter(|_| !told)?;
-        self.pending.swap_remove(at);
-        Some(self.sockets.swap_remove(socket).1)
+        let ends = self.pending.iter().filter(|one| its(one.key)).all(is_possible);
+        let socket =
+            self.sockets.iter().position(|(of, _)| *of == key).filter(|_| !told && ends)?;
+        let mut unsent = None;
+        while let Some(at) = self.pending.iter().position(|one| its(one.key)) {
+            if let Operation::Send(chain) = self.pending.swap_remove(at).op {
+                unsent = Some(chain);
+            }
+        }
+        Some(Detached { socket: self.sockets.swap_remove(socket).1, unsent })
     }
 
     fn descriptor(socket: &Handle) -> Option<Passing<'_>> {

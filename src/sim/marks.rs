@@ -419,6 +419,8 @@ marks! {
     Moved(BOTH),
     /// A connection moved a second time.
     MovedTwice(BOTH),
+    /// One of the character generator moved in the middle of its stream.
+    MovedGenerating(BOTH),
     /// A connection moved, and bytes waited for its new process.
     MovedWithInput(BOTH),
     /// A connection stayed, because it owed something or was owed something.

@@ -394,6 +394,15 @@ impl Service for Watched {
         self.inner.can_move(tag, &memory.session)
     }
 
+    fn continuation(&self, tag: u64, memory: &Box<Memory>, unsent: usize) -> Option<u64> {
+        self.inner.continuation(tag, &memory.session, unsent)
+    }
+
+    fn resumed(&self, tag: u64, continuation: u64) -> Box<Memory> {
+        let session = self.inner.resumed(tag, continuation);
+        Box::new(Memory { session, ..Memory::default() })
+    }
+
     fn input_max(&self, tag: u64) -> usize {
         self.inner.input_max(tag)
     }

@@ -1,18 +1,20 @@
 //! Connections that move to another process, which has replaced this one.
 //!
 //! A worker that retires offers its connections to its *successor*, each at a moment at which it
-//! waits for bytes and for nothing else: no input is held, no output is unsent, no timer runs. At
-//! that moment this process holds nothing of the connection but its descriptor. What the client
-//! sends meanwhile waits in the socket, and the other process receives it. Each connection has one
-//! owner at any time:
+//! waits for nothing but its peer: no input is held, the service has set no timer, and no output is
+//! unsent but such as the service of the other process can make again. At that moment this process holds
+//! nothing of the connection but its descriptor and a number ([`Service::continuation`]). What the
+//! client sends meanwhile waits in the socket, and the other process receives it. Each connection
+//! has one owner at any time:
 //!
-//! 1. It is taken out of the engine, so that this process receives nothing more from it.
+//! 1. It is taken out of the engine, so that this process receives and sends nothing more.
 //! 2. The successor gets copies of the descriptors, and says which connections it can continue.
 //! 3. The successor is told to continue. From here on they are its connections, and this process closes
 //!    its descriptors. If it could not be told, it forgets them, and this process continues them.
 //!
 //! The worker waits for the reply of step 2, so a batch is small.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::Core;
@@ -22,7 +24,7 @@ use super::connection::machine::Machine;
 use super::layer::Layer;
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
-use crate::engine::{Engine, Op, Submitted};
+use crate::engine::{Detached, Engine, Outcome};
 use crate::error::CloseReason;
 use crate::service::{Attention, Service};
 use crate::shared::moved::{Facts, Moved, Successor};
@@ -37,6 +39,14 @@ const LOOKS: u32 = 4096;
 /// and after twice as long each time that none has moved.
 const AGAIN_MIN: Duration = Duration::from_millis(5);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// A connection that is taken out of the engine. Its unsent output is in its context.
+struct Offered<Socket> {
+    key: Key,
+    socket: Socket,
+    /// What the service of the other process goes on from.
+    continuation: u64,
+}
 
 /// The moves of a worker that retires.
 pub(super) struct Handover {
@@ -67,29 +77,25 @@ impl<S: Service, L: Layer> Core<S, L> {
     #[cold]
     pub(super) fn hand_over_some<E: Engine>(&mut self, engine: &mut E) -> Time {
         let Some(mut handover) = self.handover.take() else { return Time::MAX };
-        let mut offered: Vec<(Key, E::Socket)> = Vec::with_capacity(AT_ONCE);
+        let mut offered: Vec<Offered<E::Socket>> = Vec::with_capacity(AT_ONCE);
         let end = self.table.used().min(handover.slot + LOOKS);
         while handover.slot < end && offered.len() < AT_ONCE {
-            let key = self.table.key_of(handover.slot).filter(|key| self.can_move(*key));
+            let key = self.table.key_of(handover.slot);
             handover.slot += 1;
-            if let Some(key) = key
-                && let Some(socket) = engine.detach(key)
-            {
-                offered.push((key, socket));
-            }
+            offered.extend(key.and_then(|key| self.take_out(engine, key)));
         }
         let taken = match self.offer::<E>(&mut handover, &offered) {
             Ok(taken) => taken,
             Err(error) => {
                 log::warn!("worker {} keeps its connections: {error}", self.index);
-                offered.into_iter().for_each(|(key, socket)| self.take_back(engine, key, socket));
+                offered.into_iter().for_each(|one| self.take_back(engine, one));
                 return Time::MAX;
             }
         };
-        for (at, (key, socket)) in offered.into_iter().enumerate() {
+        for (at, one) in offered.into_iter().enumerate() {
             match taken.get(at) {
-                Some(true) => self.handed_over(key, socket),
-                _ => self.take_back(engine, key, socket),
+                Some(true) => self.handed_over(one),
+                _ => self.take_back(engine, one),
             }
         }
         handover.any |= taken.contains(&true);
@@ -101,32 +107,46 @@ impl<S: Service, L: Layer> Core<S, L> {
         again
     }
 
-    /// Whether the connection is at a moment at which another process can continue it.
-    pub(super) fn can_move(&self, key: Key) -> bool {
+    /// What the service of another process goes on from, if the connection is at a moment at which it
+    /// can.
+    pub(super) fn continuation<E: Engine>(&self, engine: &E, key: Key) -> Option<u64> {
         let context = self.table.at(key.slot()).expect("a key of the table");
-        context.opened
-            && context.machine.is_at_rest()
+        let can_move = context.opened
+            && context.machine.is_interruptible()
             && context.input.is_empty()
-            && context.output.is_empty()
             && !context.ended
             && !context.attention.has(Attention::WAITS)
             && context.deadline == Time::MAX
             && context.reason.is_none()
             && context.was_accepted()
-            && !self.yielded.contains(key.slot())
-            && self.layer.can_move(&context.layer)
-            && self.service.can_move(context.tag, &context.session)
+            && self.layer.can_move(&context.layer);
+        let unsent = engine.sending(key) + context.output.len();
+        let of_service = || self.service.continuation(context.tag, &context.session, unsent);
+        can_move.then(of_service).flatten()
+    }
+
+    /// Takes a connection out of the engine, if another process can continue it.
+    fn take_out<E: Engine>(&mut self, engine: &mut E, key: Key) -> Option<Offered<E::Socket>> {
+        let continuation = self.continuation(engine, key)?;
+        let Detached { socket, unsent } = engine.detach(key)?;
+        if let Some(mut unsent) = unsent {
+            let output = &mut self.context(key).output;
+            // It goes before what was added since the Send began.
+            unsent.append(output);
+            *output = unsent;
+        }
+        Some(Offered { key, socket, continuation })
     }
 
     fn offer<E: Engine>(
         &self,
         handover: &mut Handover,
-        offered: &[(Key, E::Socket)],
+        offered: &[Offered<E::Socket>],
     ) -> Result<Vec<bool>, String> {
         if offered.is_empty() {
             return Ok(Vec::new());
         }
-        let facts = |key: Key| {
+        let facts = |&Offered { key, continuation, .. }: &Offered<E::Socket>| {
             let context = self.table.at(key.slot()).expect("a key of the table");
             let directory = self.directory.as_ref();
             Facts {
@@ -136,19 +156,21 @@ impl<S: Service, L: Layer> Core<S, L> {
                 active_at: context.active_at,
                 bytes_received: context.bytes_received,
                 bytes_sent: context.bytes_sent,
+                continuation,
             }
         };
         let mut all = Vec::with_capacity(offered.len());
-        for (key, socket) in offered {
-            let socket = E::descriptor(socket).ok_or("the engine has no descriptors")?;
-            all.push((facts(*key), socket));
+        for one in offered {
+            let socket = E::descriptor(&one.socket).ok_or("the engine has no descriptors")?;
+            all.push((facts(one), socket));
         }
         handover.successor.take(&all)
     }
 
     /// Another process continues the connection. Its socket is closed here.
-    fn handed_over<Socket>(&mut self, key: Key, socket: Socket) {
+    fn handed_over<Socket>(&mut self, Offered { key, socket, .. }: Offered<Socket>) {
         self.forget_moves(key);
+        self.yielded.remove(key.slot());
         self.wheel.clear(key.slot());
         let context = self.table.remove(key);
         if let Some(directory) = &self.directory {
@@ -167,20 +189,36 @@ impl<S: Service, L: Layer> Core<S, L> {
     }
 
     /// Goes on with a connection that has not moved.
-    fn take_back<E: Engine>(&mut self, engine: &mut E, key: Key, socket: E::Socket) {
+    fn take_back<E: Engine>(&mut self, engine: &mut E, offered: Offered<E::Socket>) {
+        let Offered { key, socket, .. } = offered;
         let peer = self.context(key).peer;
         if let Err((error, socket)) = engine.adopt(key, socket, peer) {
             log::error!("a connection is closed, because it cannot be watched any more: {error}");
             self.context(key).reason = Some(CloseReason::Failed);
-            // First: who is woken by the permit may need its descriptor.
-            drop(socket);
+            // First: who is woken by the permit may need its descriptor. With RST: output may be lost.
+            engine.refuse(socket);
             self.free(engine, key);
             return;
         }
-        let leases = self.context(key).leases_wanted;
-        if let Submitted::Ready(outcome) = engine.submit(key, Op::Recv(leases)) {
-            self.drive_completed(engine, key, OpKind::Recv, outcome);
+        let context = self.table.expect_mut(key);
+        context.machine.forget_recv();
+        // One that has used up its share goes on when its turn comes.
+        let goes_on = !self.yielded.contains(key.slot());
+        if !context.machine.is_sending() {
+            if goes_on {
+                self.drive(engine, key);
+            }
+            return;
         }
+        // The Send was not interrupted for the peer, whose time for it runs on.
+        let output = self.layer.outgoing(&mut context.layer, &mut context.output, &self.pool);
+        let outcome = match engine.send(key, output) {
+            Ok(None) if goes_on => return self.drive(engine, key),
+            Ok(None) => return,
+            Ok(Some(bytes)) => Outcome::Sent { bytes, rest: output.take() },
+            Err(error) => Outcome::Failed(error),
+        };
+        self.drive_completed(engine, key, OpKind::Send, outcome);
     }
 
     /// The time of the last activity of a connection that was on its way. If it would be idle for too
@@ -200,14 +238,17 @@ impl<S: Service, L: Layer> Core<S, L> {
     #[cold]
     pub(super) fn go_on_with<E: Engine>(&mut self, engine: &mut E, moved: Moved) {
         let Moved { facts, socket, permit } = moved;
-        let Facts { listener, peer, since, active_at, bytes_received, bytes_sent } = facts;
+        let Facts { listener, peer, since, active_at, bytes_received, bytes_sent, .. } = facts;
         let Some(socket) = engine.of_descriptor(socket) else { return };
         let key = self.table.next_key().expect("a slot for each permit");
-        if let Err((error, _)) = engine.adopt(key, socket, peer) {
+        if let Err((error, socket)) = engine.adopt(key, socket, peer) {
             log::error!("a connection is lost, because it cannot be watched: {error}");
+            engine.refuse(socket);
             return;
         }
         let duplex = self.full_duplex(listener);
+        let resumed = || self.service.resumed(listener, facts.continuation);
+        let session = catch_unwind(AssertUnwindSafe(resumed)).ok();
         let layer = self.layer.state(listener, peer, &self.pool);
         let origin = Origin { id: self.id_of(key), peer, tag: listener, permit: Some(permit) };
         let id = origin.id;
@@ -215,13 +256,15 @@ impl<S: Service, L: Layer> Core<S, L> {
         let mut context =
             Context::new(machine, origin, layer, &self.pool, self.not_overdue(active_at));
         (context.bytes_received, context.bytes_sent) = (bytes_received, bytes_sent);
+        let panicked = duplex.is_none() || session.is_none();
+        context.session = session.unwrap_or_default();
         self.table.insert(context);
         self.counters.taken_over.add(1);
         self.established(engine, key);
         if let Some(directory) = &self.directory {
             directory.set_since(id, since);
         }
-        if duplex.is_none() {
+        if panicked {
             self.close_now(key, CloseReason::ServicePanic);
         } else if let Some(reason) = self.ending() {
             self.finish(key, reason);

@@ -435,7 +435,7 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
     /// Which connections could not move to another process now.
     pub(crate) fn kept_back(&self) -> impl Iterator<Item = Peer> {
         let keys = (0..self.core.table.used()).filter_map(|slot| self.core.table.key_of(slot));
-        let kept = keys.filter(|key| !self.core.can_move(*key));
+        let kept = keys.filter(|key| self.core.continuation(&self.engine, *key).is_none());
         kept.filter_map(|key| Some(self.core.table.at(key.slot())?.peer))
     }
 

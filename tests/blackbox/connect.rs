@@ -8,7 +8,7 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Daemon, GUARD, binary, eventually, have};
+use crate::harness::{Daemon, GUARD, binary, eventually, have, own_port};
 
 pub fn connect(flags: &[&str]) -> Child {
     let mut command = Command::new(binary());
@@ -135,8 +135,7 @@ fn lines_are_commands_of_a_hub() {
 #[test]
 fn each_failure_has_an_exit_code_and_a_reason() {
     // No server.
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
-    check(&pipe(&[&free.to_string()], b"x"), 1, b"", "refused");
+    check(&pipe(&[&format!("127.0.0.1:{}", own_port())], b"x"), 1, b"", "refused");
     // A server that never replies and never closes.
     for scheme in ["", "framed://"] {
         let silent = serve(|mut stream| {
@@ -275,9 +274,7 @@ fn the_client_exits_on_closed_output_and_on_signals() {
 
 #[test]
 fn with_reconnect_the_client_reconnects_and_keeps_unsent_input() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address: SocketAddr = free.local_addr().expect("bound");
-    drop(free);
+    let address = SocketAddr::from(([127, 0, 0, 1], own_port()));
     let mut client = connect(&["--reconnect", &address.to_string()]);
     let stderr = BufReader::new(client.stderr.take().expect("stderr is piped"));
     let mut said = stderr.lines().map_while(Result::ok);

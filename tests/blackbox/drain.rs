@@ -29,7 +29,8 @@ fn a_drain_at_any_moment_loses_no_byte_that_was_read() {
 /// Returns the number of bytes that were sent and not echoed.
 fn drain_under_load(window: u64, moment: Duration) -> u64 {
     const CLIENTS: usize = 100;
-    let mut daemon = Daemon::start(&["--workers", "2", "--log", "debug"]);
+    let patient = ["--drain-timeout", NEVER, "--linger", NEVER];
+    let mut daemon = Daemon::start(&[&patient[..], &["--workers", "2", "--log", "debug"]].concat());
     let mut fleet = Fleet::connect(daemon.address(), CLIENTS);
     // A client that has received an echo has been accepted.
     fleet.echo(1);
@@ -127,7 +128,9 @@ fn a_drain_waits_for_a_client_that_reads_slowly() {
             sent += fill(&daemon, &mut client);
         }
         daemon.signal(Signal::TERM);
-        std::thread::sleep(Duration::from_millis(300));
+        daemon.wait_lines(1, "SIGTERM: draining");
+        let port = daemon.address().port();
+        eventually("its listeners are closed", || daemon.listeners_on(port) == 0);
         assert!(daemon.try_wait().is_none(), "the drain did not wait for the slow client");
         client.read_to_fin();
         let received = client.received();
@@ -201,7 +204,10 @@ fn a_second_signal_ends_a_drain_immediately() {
 fn clients_in_the_backlog_are_accepted_before_the_listeners_close() {
     const WAITING: usize = 2_000;
     let _alone = alone();
-    let mut daemon = Daemon::start(&["--workers", "1", "--log", "debug"]);
+    // On a busy machine the clients read their FINs late. A reset behind the linger time would destroy
+    // those that they have not read.
+    let patient = ["--drain-timeout", NEVER, "--linger", NEVER];
+    let mut daemon = Daemon::start(&[&patient[..], &["--workers", "1", "--log", "debug"]].concat());
     daemon.stop();
     let mut fleet = Fleet::connect(daemon.address(), WAITING);
     fleet.aim(5_000);
@@ -247,7 +253,8 @@ fn clients_that_send_while_they_are_drained_are_counted_as_unanswered() {
 fn a_drain_at_the_connection_limit_accepts_clients_as_places_come_free() {
     const LIMIT: usize = 5;
     const CLIENTS: usize = 12;
-    let mut daemon = Daemon::start(&["--max-connections", "5", "--workers", "2"]);
+    let flags = ["--max-connections", "5", "--workers", "2", "--drain-timeout", NEVER];
+    let mut daemon = Daemon::start(&flags);
     let mut fleet = Fleet::connect(daemon.address(), CLIENTS);
     fleet.aim(100);
     eventually("the limit is reached", || {

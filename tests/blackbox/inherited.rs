@@ -1,12 +1,12 @@
 //! What the daemon inherits from its parent process: blocked and ignored signals, closed
 //! descriptors.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Client, Daemon, binary, eventually, have};
+use crate::harness::{Client, Daemon, binary, eventually, have, own_port};
 
 /// Blocks SIGTERM, SIGINT, SIGHUP and SIGUSR1, as a supervisor does that uses `sigwait`, and then
 /// runs the daemon in the same process. A shell cannot block signals.
@@ -67,8 +67,7 @@ fn a_connect_that_a_parent_started_with_signals_blocked_can_be_interrupted() {
 /// Descriptors 0 to 2 are opened. Otherwise a socket could become descriptor 2 and receive the log.
 #[test]
 fn closed_standard_descriptors_are_opened_on_dev_null() {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let address = port.expect("a free port").to_string();
+    let address = format!("127.0.0.1:{}", own_port());
     let mut daemon = Command::new("sh")
         .args(["-c", "exec 0<&- 1>&- 2>&-; exec \"$0\" \"$@\""])
         .arg(binary())

@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::admin::{connect, get, metric};
 use crate::config::ConfigFile;
 use crate::control::{authorized, start, start_under};
-use crate::harness::{Client, Daemon, Fleet, NO_SANDBOX, eventually, have, skip};
-use crate::startup::{WITHOUT_IPV6, free_port};
+use crate::harness::{Client, Daemon, Fleet, NO_SANDBOX, eventually, have, own_port, skip};
+use crate::startup::WITHOUT_IPV6;
 
 /// An address that nothing else uses.
 pub fn fresh() -> SocketAddr {
@@ -240,8 +240,7 @@ fn what_needs_an_upgrade_is_named_and_the_rest_is_applied() {
 /// `[::]` has the clients of IPv4 as well, unless `0.0.0.0` is beside it when it is bound.
 #[test]
 fn a_wildcard_of_one_family_is_neither_added_to_nor_taken_from_that_of_the_other() {
-    // One that is free at every address.
-    let port = TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+    let port = own_port();
     let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
     let why = format!("([::]:{port} receives IPv4 clients only without 0.0.0.0:{port}: ");
     for (start, then) in [
@@ -273,7 +272,7 @@ fn without_ipv6_a_reload_leaves_out_the_same_wildcard_as_a_start() {
     if !have("python3") {
         return;
     }
-    let (first, port) = (fresh().to_string(), free_port());
+    let (first, port) = (fresh().to_string(), own_port());
     let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
     let file = ConfigFile::new(&listen(&[&first]));
     let flags = ["--config", file.path(), "--admin", "127.0.0.1:0"];

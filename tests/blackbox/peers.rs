@@ -2,12 +2,12 @@
 //! client was, and Java with Netty. Each verifies every byte. And a TLS server that is not ours.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use crate::connect::{check, connect, pipe};
-use crate::harness::{Daemon, eventually, have, run_with_input, skip};
+use crate::harness::{Daemon, eventually, have, own_port, run_with_input, skip};
 use crate::tls::Directory;
 
 fn source(name: &str) -> PathBuf {
@@ -87,8 +87,7 @@ struct OpensslEcho {
 impl OpensslEcho {
     fn start(directory: &Directory, version: &str) -> OpensslEcho {
         let (cert, key) = (directory.file("cert.pem"), directory.file("key.pem"));
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = free.expect("a free port");
+        let address = SocketAddr::from(([127, 0, 0, 1], own_port()));
         let (stdin, stdout) = std::io::pipe().expect("a pipe");
         let mut command = Command::new("openssl");
         command.args(["s_server", "-quiet", "-accept", &address.to_string(), version]);

@@ -1,19 +1,14 @@
 //! Start: addresses, start errors with their exit codes and remedies, and the output on stdout.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::harness::{
-    Client, Daemon, Fleet, eventually, have, have_ipv6, named_values, run_to_end,
+    Client, Daemon, Fleet, eventually, have, have_ipv6, named_values, own_port, run_to_end,
 };
 
 /// Exit codes, as documented in `docs/operations.md`.
 const FAILED: Option<i32> = Some(1);
 const USAGE: Option<i32> = Some(2);
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
-}
 
 #[test]
 fn a_second_daemon_on_the_port_is_refused_and_the_first_keeps_serving() {
@@ -67,8 +62,7 @@ fn port_0_is_resolved_once_for_all_workers() {
 
 #[test]
 fn one_address_given_twice_is_an_error() {
-    let port = free_port();
-    let address = format!("127.0.0.1:{port}");
+    let address = format!("127.0.0.1:{}", own_port());
     let (code, stdout, stderr) = run_to_end("true", &["--listen", &address, "--listen", &address]);
     assert_eq!((code, &stdout[..]), (USAGE, ""), "{stderr}");
     assert!(stderr.contains("twice") && stderr.contains(&address), "{stderr}");
@@ -93,7 +87,7 @@ fn ipv4_and_ipv6_can_be_given_separately_on_one_port() {
     if !have_ipv6() {
         return;
     }
-    let port = free_port();
+    let port = own_port();
     let (v4, v6) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
     for flags in [["--listen", &v4, "--listen", &v6], ["--listen", &v6, "--listen", &v4]] {
         let daemon = Daemon::start(&flags);
@@ -270,7 +264,7 @@ fn without_ipv6_the_wildcards_of_ipv4_are_listened_on() {
     assert!(alone.address().is_ipv4(), "{}", alone.address());
     for (v6, v4) in [("[::]", "0.0.0.0"), ("udp://[::]", "udp://0.0.0.0")] {
         for order in [[v6, v4], [v4, v6]] {
-            let port = free_port();
+            let port = own_port();
             let [first, second] = order.map(|host| format!("{host}:{port}"));
             // One line is read for each `--listen`, and the second is left out.
             let second = format!("--listen={second}");

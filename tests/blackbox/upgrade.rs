@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -419,7 +420,8 @@ fn an_end_between_go_and_the_new_process_serving_waits_until_the_sockets_are_lef
 }
 
 /// The running process's part of an upgrade, beside a new process that this starts. It changes the
-/// file of the settings between SIGHUP and the message to go.
+/// file of the settings between SIGHUP and the message to go, when the new process has done with the
+/// signal what it does with it.
 const SLOW_TO_LEAVE: &str = r#"
 import json, os, signal, socket, sys, time
 own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -433,9 +435,24 @@ upgrades = {"done": 1, "failed": 0}
 opening = {"version": 1, "process": os.getpid(), "upgrades": upgrades, "groups": 0}
 own.send(json.dumps(opening).encode())
 assert "Ready" in json.loads(own.recv(65536))
-os.kill(os.getppid(), signal.SIGHUP)
-# As long as a reload takes that does not wait.
-time.sleep(0.5)
+new = os.getppid()
+os.kill(new, signal.SIGHUP)
+def settled():
+    # No thread has anything to do, and the signal has arrived.
+    try:
+        for task in os.listdir(f"/proc/{new}/task"):
+            with open(f"/proc/{new}/task/{task}/status") as file:
+                status = file.read()
+            if "State:\tS" not in status or "ShdPnd:\t0000000000000000" not in status:
+                return False
+        return True
+    except OSError:
+        return False
+looks, end = 0, time.monotonic() + 60
+while looks < 10:
+    assert time.monotonic() < end, "it is never asleep"
+    looks = looks + 1 if settled() else 0
+    time.sleep(0.002)
 with open(args[args.index("--config") + 1], "w") as file:
     file.write("send-timeout = \"7s\"")
 own.send(b"null")
@@ -456,6 +473,80 @@ fn sighup_before_the_takeover_is_obeyed_after_it() {
     assert!(daemon.log().contains(line), "{}", daemon.tail());
     Client::connect(daemon.address()).ping(1_000);
     daemon.finish();
+}
+
+/// A client of the generator, which checks each byte.
+struct Lines<S> {
+    socket: S,
+    /// How many bytes it has read.
+    count: usize,
+}
+
+impl<S: Read> Lines<S> {
+    fn of(socket: S) -> Lines<S> {
+        Lines { socket, count: 0 }
+    }
+
+    fn read(&mut self, count: usize) {
+        /// The lines repeat after this many bytes.
+        const PERIOD: usize = 74 * 95;
+        static STREAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
+            let line = |first: usize| {
+                let characters = (b' '..=b'~').cycle().skip(first % 95).take(72);
+                characters.chain(*b"\r\n").collect::<Vec<u8>>()
+            };
+            (0..3 * 95).flat_map(line).collect()
+        });
+        let mut room = [0; PERIOD];
+        let end = self.count + count;
+        while self.count < end {
+            let room = &mut room[..PERIOD.min(end - self.count)];
+            self.socket.read_exact(room).expect("more of the stream");
+            let expected = &STREAM[self.count % PERIOD..][..room.len()];
+            assert!(room == expected, "a wrong byte behind {}", self.count);
+            self.count += room.len();
+        }
+    }
+}
+
+/// Whether they read all the time, now and then or not at all, and whether or not they still send.
+#[test]
+fn clients_of_the_generator_move_and_get_each_byte_once() {
+    let folder = folder();
+    let file = folder.join("c.sock");
+    let unix = format!("chargen+unix://{}", file.display());
+    let listen = ["--listen", "chargen://127.0.0.1:0", "--listen", &unix, "--workers", "2"];
+    let mut upgraded = Upgraded::start(&listen);
+    let address = upgraded.daemon.address();
+    let lines = || Lines::of(connect(address));
+    let (mut now_and_then, mut later, mut half_closed, mut sends) =
+        (lines(), lines(), lines(), lines());
+    let mut at_file = Lines::of(UnixStream::connect(&file).expect("connecting"));
+    at_file.socket.set_read_timeout(Some(GUARD)).expect("a time-out");
+    half_closed.socket.shutdown(Shutdown::Write).expect("FIN");
+    let mut busy: Vec<_> = (0..4).map(|_| lines()).collect();
+    let mut processes = vec![upgraded.daemon.pid()];
+    let read_on = || busy.iter_mut().for_each(|client| client.read(100_000));
+    meanwhile(read_on, || {
+        for _ in 0..4 {
+            now_and_then.read(10_000);
+            at_file.read(10_000);
+            sends.socket.write_all(b"what it says is discarded").expect("sending");
+            let old = *processes.last().expect("one");
+            processes.push(upgraded.upgrade());
+            eventually("all have moved, so that the old process ends", || !runs(old));
+        }
+    });
+    let taken_over = "echopool_connections_taken_over_total";
+    let of = |worker| upgraded.metric(&format!("{taken_over}{{worker=\"{worker}\"}}"));
+    assert_eq!(of(0) + of(1), 9);
+    for client in [&mut now_and_then, &mut later, &mut half_closed, &mut sends] {
+        client.read(10_000_000);
+    }
+    at_file.read(1_000_000);
+    busy.iter_mut().for_each(|client| client.read(1_000_000));
+    upgraded.first_has_ended();
+    fs::remove_dir_all(folder).expect("removing the folder");
 }
 
 /// Each client sends as soon as it has its bytes back, so the processes change in the middle of that.
@@ -487,20 +578,19 @@ fn a_thousand_clients_in_use_move_five_times_and_get_every_byte() {
 /// Each of them goes on at the process that has it, and moves when it waits for bytes.
 #[test]
 fn what_has_output_input_or_a_service_that_stays_is_served_by_the_old_process() {
-    let listen = ["127.0.0.1:0", "framed://127.0.0.1:0", "chargen://127.0.0.1:0"];
+    let listen = ["127.0.0.1:0", "framed://127.0.0.1:0", "hub://127.0.0.1:0"];
     let more = ["message://127.0.0.1:0?delimiter=%0A&after=keep", "discard://127.0.0.1:0"];
     let flags: Vec<&str> = listen.iter().chain(&more).flat_map(|on| ["--listen", *on]).collect();
     let mut upgraded = Upgraded::start(&flags);
     let at = upgraded.daemon.addresses().to_vec();
     let mut slow = Client::connect_with_small_window(at[0], 4096);
     let sent = slow.send_without_waiting(64 << 20);
-    let [mut framed, mut chargen, mut message, mut discard] =
+    let [mut framed, mut member, mut message, mut discard] =
         [1, 2, 3, 4].map(|at_| connect(at[at_]));
     framed.write_all(b"\x05\0\0\0he").expect("half a frame");
     message.write_all(b"hal").expect("half a message");
     discard.write_all(b"nothing").expect("bytes");
-    let mut start = [0; 74];
-    chargen.read_exact(&mut start).expect("a line");
+    member.read_exact(&mut [0; 13]).expect("WELCOME");
     eventually("all are there", || upgraded.metric("echopool_ready") == 1);
     let connections = || {
         let (_, page) = get(&upgraded.daemon, "/metrics");
@@ -524,12 +614,8 @@ fn what_has_output_input_or_a_service_that_stays_is_served_by_the_old_process() 
     slow.expect(sent);
     eventually("the slow one has moved", || connections() == 4);
     slow.ping(100_000);
-    // The generator has sent without a gap.
-    let mut line = [0; 74];
-    chargen.read_exact(&mut line).expect("the next line");
-    assert_eq!(line[..71], start[1..72]);
-    assert!(upgraded.daemon.try_wait().is_none(), "it has the generator's client");
-    drop(chargen);
+    assert!(upgraded.daemon.try_wait().is_none(), "it has the member of the hub");
+    drop(member);
     upgraded.first_has_ended();
 }
 

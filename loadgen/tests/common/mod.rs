@@ -8,7 +8,9 @@ pub mod server;
 pub mod tls;
 
 use std::io::Read;
+use std::net::{TcpListener, UdpSocket};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -157,6 +159,26 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(begin.elapsed() < GUARD, "waited too long: {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A port of 127.0.0.1 for programs that have to be told one. Port 0 would not do: what the system has
+/// chosen once, it may choose again for another test. It chooses none of these by default
+/// (`ip_local_port_range`), and each call returns another one.
+pub fn own_port() -> u16 {
+    const FIRST: u32 = 10_000;
+    const PORTS: u32 = 22_000;
+    const OF_PROCESS: u32 = 16;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let next = || {
+        let number = std::process::id().wrapping_mul(OF_PROCESS);
+        let number = number.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        (FIRST + number % PORTS) as u16
+    };
+    let is_free = |port: &u16| {
+        let at = ("127.0.0.1", *port);
+        TcpListener::bind(at).is_ok() && UdpSocket::bind(at).is_ok()
+    };
+    std::iter::repeat_with(next).take(PORTS as usize).find(is_free).expect("a free port")
 }
 
 /// Whether a program is installed.

@@ -2,7 +2,8 @@
 
 use crate::config::Limits;
 use crate::service::{
-    Answer, Arrival, Connection, DatagramService, Service, ServiceFactory, ServicePlan,
+    Answer, Arrival, Connection, DatagramService, Message, Service, ServiceFactory, ServicePlan,
+    put_on_output,
 };
 
 /// Characters per line, without CR LF.
@@ -52,15 +53,15 @@ const fn pattern() -> [u8; LINE_BYTES * CHARACTERS] {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Chargen;
 
-/// Fills buffers ahead of the client. `next` is the position in the pattern.
-fn fill(connection: &mut Connection<'_>, next: &mut Position) -> Answer {
+/// Fills buffers ahead of the client.
+fn fill(connection: &mut Connection<'_>, position: &mut Position) -> Answer {
     while connection.output.is_empty()
         || (connection.output.leases() < LEASES_AHEAD && connection.buffers_are_plentiful())
     {
         let Some(mut lease) = connection.take_lease() else { break };
         while !lease.spare_mut().is_empty() {
-            let copied = lease.extend_from_slice(&PATTERN[usize::from(next.0)..]);
-            next.0 = ((usize::from(next.0) + copied) % PATTERN.len()) as u16;
+            let copied = lease.extend_from_slice(&PATTERN[usize::from(position.next)..]);
+            position.next = ((usize::from(position.next) + copied) % PATTERN.len()) as u16;
         }
         connection.output.push_back(lease);
     }
@@ -69,7 +70,12 @@ fn fill(connection: &mut Connection<'_>, next: &mut Position) -> Answer {
 
 /// A connection's position in the pattern.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Position(u16);
+pub struct Position {
+    /// Where the bytes begin that follow the output.
+    next: u16,
+    /// The output may have a message in it, which is not of the pattern.
+    has_message: bool,
+}
 
 const _: () = assert!(PATTERN.len() <= u16::MAX as usize);
 
@@ -81,8 +87,19 @@ impl Service for Chargen {
         true
     }
 
-    fn open(&mut self, connection: &mut Connection<'_>, next: &mut Position) -> Answer {
-        fill(connection, next)
+    /// The position of the first byte that was not sent: what follows is made again from there.
+    fn continuation(&self, _: u64, position: &Position, unsent: usize) -> Option<u64> {
+        let back = PATTERN.len() - unsent % PATTERN.len();
+        let from = (usize::from(position.next) + back) % PATTERN.len();
+        (!position.has_message).then_some(from as u64)
+    }
+
+    fn resumed(&self, _: u64, continuation: u64) -> Position {
+        Position { next: (continuation % PATTERN.len() as u64) as u16, has_message: false }
+    }
+
+    fn open(&mut self, connection: &mut Connection<'_>, position: &mut Position) -> Answer {
+        fill(connection, position)
     }
 
     fn data(&mut self, connection: &mut Connection<'_>, _: &mut Position) -> Answer {
@@ -90,12 +107,27 @@ impl Service for Chargen {
         Answer::Continue
     }
 
-    fn sent(&mut self, connection: &mut Connection<'_>, next: &mut Position) -> Answer {
-        fill(connection, next)
+    fn sent(&mut self, connection: &mut Connection<'_>, position: &mut Position) -> Answer {
+        position.has_message = false;
+        fill(connection, position)
     }
 
-    fn buffer_available(&mut self, connection: &mut Connection<'_>, next: &mut Position) -> Answer {
-        fill(connection, next)
+    fn buffer_available(
+        &mut self,
+        connection: &mut Connection<'_>,
+        position: &mut Position,
+    ) -> Answer {
+        fill(connection, position)
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        position: &mut Position,
+        message: &mut Message<'_>,
+    ) -> Answer {
+        position.has_message |= put_on_output(connection, message);
+        Answer::Continue
     }
 
     fn peer_closed(&mut self, _: &mut Connection<'_>, _: &mut Position) -> Answer {

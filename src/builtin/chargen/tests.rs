@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
@@ -141,6 +142,87 @@ fn one_client_alone_keeps_the_only_buffer_until_another_waits() {
     rig.read_on(one);
     assert_eq!((rig.received(one).len(), rig.received(other).len()), (256, 256));
     assert_eq!((rig.counts().waits_for_buffer, rig.buffers_held()), (2, 1));
+}
+
+/// After the last call: what another process would go on from, if it could, and how much was sent.
+#[derive(Clone, Default)]
+struct Noting(Arc<Mutex<(Option<u64>, u64)>>);
+
+impl Noting {
+    fn note(&self, connection: &Connection<'_>, position: &Position) {
+        let from = Chargen.continuation(0, position, connection.output.len());
+        *self.0.lock().unwrap() = (from, connection.bytes_sent());
+    }
+
+    fn last(&self) -> (Option<u64>, u64) {
+        *self.0.lock().unwrap()
+    }
+}
+
+impl Service for Noting {
+    type Session = Position;
+
+    fn open(&mut self, connection: &mut Connection<'_>, position: &mut Position) -> Answer {
+        let answer = Chargen.open(connection, position);
+        self.note(connection, position);
+        answer
+    }
+
+    fn data(&mut self, _: &mut Connection<'_>, _: &mut Position) -> Answer {
+        Answer::Continue
+    }
+
+    fn sent(&mut self, connection: &mut Connection<'_>, position: &mut Position) -> Answer {
+        let answer = Chargen.sent(connection, position);
+        self.note(connection, position);
+        answer
+    }
+
+    fn message(
+        &mut self,
+        connection: &mut Connection<'_>,
+        position: &mut Position,
+        message: &mut Message<'_>,
+    ) -> Answer {
+        let answer = Chargen.message(connection, position, message);
+        self.note(connection, position);
+        answer
+    }
+}
+
+#[test]
+fn another_process_makes_again_what_was_not_sent_unless_it_is_a_message() {
+    let noting = Noting::default();
+    let of_rig = noting.clone();
+    let mut rig = Rig::with_buffers(move || of_rig.clone(), 64, 1000);
+    let client = rig.connect_reading(0);
+    assert_eq!(noting.last(), (Some(0), 0), "nothing is sent, and all of it is made again");
+    rig.send_to(client, b"a message").unwrap();
+    assert_eq!(noting.last().0, None, "the message would be lost");
+    rig.stop_reading_after(client, 50_000);
+    let received = rig.received(client);
+    assert!(received.windows(9).any(|part| part == b"a message"));
+    let (from, sent) = noting.last();
+    let from = from.expect("the message is sent");
+    // All that was sent, whether or not it is read, is of the pattern but for the message.
+    let position = Chargen.resumed(0, from);
+    assert_eq!((u64::from(position.next), position.has_message), (from, false));
+    assert!(sent > 40_000, "{sent}");
+    assert_eq!((sent - b"a message".len() as u64) % PATTERN.len() as u64, from);
+}
+
+#[test]
+fn a_stream_goes_on_at_any_byte() {
+    for unsent in [0, 1, 73, 7029, 7030, 7031, 65_536] {
+        for next in [0, 1, 7029] {
+            let from = Chargen.continuation(0, &Position { next, has_message: false }, unsent);
+            let from = from.unwrap();
+            assert_eq!((from as usize + unsent) % PATTERN.len(), usize::from(next));
+            assert_eq!(u64::from(Chargen.resumed(0, from).next), from);
+        }
+    }
+    // Another version may have another pattern.
+    assert!(usize::from(Chargen.resumed(0, u64::MAX).next) < PATTERN.len());
 }
 
 #[test]

@@ -41,6 +41,14 @@ macro_rules! builtin {
                     $(Builtin::$name(_) => BuiltinSession::$name(Default::default()),)*
                 }
             }
+
+            fn resumed(&self, tag: u64, continuation: u64) -> BuiltinSession {
+                match self {
+                    $(Builtin::$name(one) => {
+                        BuiltinSession::$name(one.resumed(tag, continuation))
+                    })*
+                }
+            }
         }
 
         /// Calls one method on any of the services.
@@ -260,13 +268,24 @@ impl Service for ListenerServices {
         with_session!(of, session, (service, its) => service.can_move(tag, its))
     }
 
+    fn continuation(&self, tag: u64, session: &BuiltinSession, unsent: usize) -> Option<u64> {
+        let of = &self.services[tag as usize];
+        with_session!(of, session, (service, its) => service.continuation(tag, its, unsent))
+    }
+
+    fn resumed(&self, tag: u64, continuation: u64) -> BuiltinSession {
+        self.services[tag as usize].resumed(tag, continuation)
+    }
+
     fn input_max(&self, tag: u64) -> usize {
         with!(&self.services[tag as usize], service => service.input_max(tag))
     }
 
     fn open(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) -> Answer {
         let of = self.of(connection);
-        *session = of.session();
+        if matches!(session, BuiltinSession::None) {
+            *session = of.session();
+        }
         with_session!(of, session, (service, its) => service.open(connection, its))
     }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! old worker (Line)                       thread of the new process (take_over)
-//!   a batch of connections at rest ─────► takes a place for each: a service that is the same, a
+//!   a batch of connections ─────────────► takes a place for each: a service that is the same, a
 //!                                         permit; otherwise refuses it
 //!   goes on with those refused ◄───────── Taken
 //!   Commit ─────────────────────────────► gives the others to its workers
@@ -35,13 +35,24 @@ const REPLY_TIME: Duration = Duration::from_secs(2);
 /// A connection that is offered. Its socket comes with the message.
 #[derive(Serialize, Deserialize, Debug)]
 struct Record {
-    /// The service of its listener with all options, and the address.
+    /// The service of its listener with all options, and the address. Empty if `resumes` has it.
     listener: String,
+    /// The listener of a connection that its service does not begin anew. A version that does not know
+    /// of this finds no listener, and refuses the connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resumes: Option<Resumes>,
     peer: PeerRecord,
     since_ns: u64,
     active_at_ns: u64,
     bytes_received: u64,
     bytes_sent: u64,
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+struct Resumes {
+    listener: String,
+    /// What the service goes on from.
+    from: u64,
 }
 
 #[derive(Serialize, Deserialize, Debug)]
@@ -64,8 +75,14 @@ impl Record {
             Peer::Tcp(address) => PeerRecord::Tcp(address),
             Peer::Unix { pid, uid, gid } => PeerRecord::Unix { pid, uid, gid },
         };
+        let name = listener.to_owned();
+        let (listener, resumes) = match facts.continuation {
+            0 => (name, None),
+            from => (String::new(), Some(Resumes { listener: name, from })),
+        };
         Record {
-            listener: listener.to_owned(),
+            listener,
+            resumes,
             peer,
             since_ns: facts.since.as_nanos(),
             active_at_ns: facts.active_at.as_nanos(),
@@ -74,9 +91,18 @@ impl Record {
         }
     }
 
+    /// The name of its listener, and what its service goes on from.
+    fn resumes(&self) -> (&str, u64) {
+        match &self.resumes {
+            None => (&self.listener, 0),
+            Some(Resumes { listener, from }) => (listener, *from),
+        }
+    }
+
     fn facts(self, listener: u64) -> Facts {
         Facts {
             listener,
+            continuation: self.resumes().1,
             peer: match self.peer {
                 PeerRecord::Tcp(address) => Peer::Tcp(address),
                 PeerRecord::Unix { pid, uid, gid } => Peer::Unix { pid, uid, gid },
@@ -191,7 +217,8 @@ fn take_over(channel: &Channel, worker: usize, listeners: &[String], taker: &Tak
         return false;
     }
     let place = |record: Record| -> Option<(Facts, Permit)> {
-        let is_its = |name: &String| !name.is_empty() && *name == record.listener;
+        let (its, _) = record.resumes();
+        let is_its = |name: &String| !name.is_empty() && *name == its;
         let listener = listeners.iter().position(is_its)?;
         let facts = record.facts(listener as u64);
         Some((facts, taker.place(facts.peer)?))
@@ -254,6 +281,7 @@ mod tests {
             active_at: crate::engine::sys::monotonic_now(),
             bytes_received: 3,
             bytes_sent: 3,
+            continuation: 0,
         };
         socket.set_nonblocking(true).unwrap();
         (client, socket, Record::new(NAME, &facts))
@@ -285,6 +313,23 @@ mod tests {
         assert!(matches!(reply, Ok(None)), "{reply:?}");
         assert_eq!(server.stats().total().taken_over, 0);
         assert!(old.send(&Commit, &[]).is_err(), "nothing more goes through");
+    }
+
+    /// Such a version would begin it anew: it knows `listener` alone, and takes nothing without it.
+    #[test]
+    fn a_connection_that_is_not_begun_anew_has_no_listener_for_an_older_version() {
+        let (_client, _socket, record) = accepted();
+        let text = serde_json::to_string(&record).unwrap();
+        assert!(!text.contains("resumes"), "{text}");
+        let record: Record = serde_json::from_str(&text).unwrap();
+        assert_eq!(record.resumes(), (NAME, 0));
+        let facts = Facts { continuation: 7, ..record.facts(0) };
+        let record = Record::new(NAME, &facts);
+        let json = serde_json::to_value(&record).unwrap();
+        assert_eq!(json["listener"], "");
+        let record: Record = serde_json::from_value(json).unwrap();
+        assert_eq!(record.resumes(), (NAME, 7));
+        assert_eq!(record.facts(0), facts);
     }
 
     #[test]

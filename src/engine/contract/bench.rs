@@ -12,7 +12,7 @@ use crate::base::endpoint::Peer;
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool, Reserve};
-use crate::engine::{Completion, Engine, Op, Outcome, Sink, Submitted};
+use crate::engine::{Completion, Detached, Engine, Op, Outcome, Sink, Submitted};
 use crate::error::Errno;
 use crate::shared::mailbox::Mailboxes;
 use crate::shared::permits::{Permit, Permits};
@@ -282,6 +282,13 @@ impl<S: Testbed> Bench<S> {
         let peer = SocketAddr::from(([127, 0, 0, 1], 9)).into();
         self.engine.adopt(key, socket, peer).unwrap();
         self.held.insert(key, permit);
+    }
+
+    /// Takes a connection out of the engine. Returns its permit too.
+    pub(super) fn detach(&mut self, key: Key) -> Option<(Detached<SocketOf<S>>, Permit)> {
+        let detached = self.engine.detach(key)?;
+        self.log.in_flight.retain(|other| other.socket() != key.socket());
+        Some((detached, self.held.remove(&key).expect("it was adopted")))
     }
 
     pub(super) fn free_key(&mut self) -> Key {

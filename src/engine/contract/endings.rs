@@ -5,7 +5,8 @@ use super::Testbed;
 use super::bench::{Bench, End, Got, Shape, listener, pattern, submit};
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
-use crate::engine::{ConnectTo, Op, Outcome};
+use crate::buffer::Chain;
+use crate::engine::{ConnectTo, Detached, Op, Outcome};
 use crate::error::Errno;
 
 /// More bytes than any window holds.
@@ -155,6 +156,39 @@ pub(super) fn cancel_against_room_to_send<S: Testbed>(seed: u64) {
         read.extend(rest);
         assert_eq!((read.len(), end), (sent, End::Fin));
         assert!(read == stream[..sent], "not the bytes that were sent");
+        bench.close(key);
+    }
+    bench.end();
+}
+
+/// Another process may go on with it.
+pub(super) fn a_socket_that_is_given_up_goes_on_where_it_was<S: Testbed>(seed: u64) {
+    let (shape, stream) = endless::<S>();
+    let mut bench = Bench::<S>::new(seed, shape);
+    for (receives, sends) in [(true, true), (true, false), (false, true), (false, false)] {
+        let (key, mut peer) = bench.pair();
+        if receives {
+            bench.submit_pending(key, Op::Recv(1));
+        }
+        let (sent, waiting) = if sends { bench.send_until_it_waits(key, &stream) } else { (0, 0) };
+        let (detached, permit) = bench.detach(key).expect("nothing else is in flight");
+        let Detached { socket, unsent } = detached;
+        assert_eq!(unsent.is_some(), sends);
+        let bytes = |chain: Chain| chain.slices().flatten().copied().collect::<Vec<u8>>();
+        let unsent = unsent.map(bytes).unwrap_or_default();
+        assert!(unsent == stream[sent..][..waiting], "not the bytes that were not sent");
+        assert_eq!(bench.pool.held(), 0, "a lease is missing");
+        // What comes meanwhile is received later, and nothing is told of the old key.
+        bench.write(&mut peer, b"input");
+        bench.idle();
+        assert!(bench.read(&mut peer, sent) == stream[..sent], "not the bytes that were sent");
+        let key = bench.free_key();
+        bench.adopt(key, socket, permit);
+        assert_eq!(bench.recv_bytes(key, 1, 5), b"input");
+        bench.send_all(key, b"output");
+        assert_eq!(bench.read(&mut peer, 6), b"output");
+        bench.shutdown(key);
+        assert_eq!(bench.read_to_end(&mut peer), (Vec::new(), End::Fin));
         bench.close(key);
     }
     bench.end();

@@ -155,6 +155,7 @@ macro_rules! contract {
                 reset_between_operations
                 cancel_against_bytes
                 cancel_against_room_to_send
+                a_socket_that_is_given_up_goes_on_where_it_was
                 cancel_of_everything
                 cancel_of_nothing
                 shutdown_follows_every_byte

@@ -18,7 +18,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::sys::{Listening, Readiness, Sys};
-use super::{Completion, ConnectTo, Engine, Op, Outcome, Sink, Submitted};
+use super::{Completion, ConnectTo, Detached, Engine, Op, Outcome, Sink, Submitted};
 use crate::base::endpoint::{Endpoint, Peer};
 use crate::base::key::{Key, LISTENERS_ADDED_MAX, OpKind};
 use crate::base::time::Time;
@@ -634,10 +634,9 @@ impl<S: Sys> Engine for MioEngine<S> {
         self.install(key, socket, false, matches!(peer, Peer::Unix { .. }))
     }
 
-    fn detach(&mut self, key: Key) -> Option<S::Socket> {
+    fn detach(&mut self, key: Key) -> Option<Detached<S::Socket>> {
         let slot = find(&mut self.sockets, key)?;
-        let is_discarding = slot.receiving == DISCARD;
-        if slot.connecting || slot.sending.is_some() || slot.receiving == 0 || is_discarding {
+        if slot.connecting || slot.receiving == DISCARD {
             return None;
         }
         // The socket stays if the system cannot.
@@ -645,7 +644,8 @@ impl<S: Sys> Engine for MioEngine<S> {
             return None;
         }
         slot.receiving = 0;
-        slot.socket.take()
+        let unsent = slot.sending.take();
+        Some(Detached { socket: slot.socket.take()?, unsent })
     }
 
     fn descriptor(socket: &S::Socket) -> Option<Passing<'_>> {

@@ -443,6 +443,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             takes.ends_early || takes.stage != ProcessStage::Serving || self.ended_at.is_some();
         assert!(!ends, "a process that ends takes peer {peer}");
         world.mark(Mark::Moved);
+        if facts.continuation > 0 {
+            world.mark(Mark::MovedGenerating);
+        }
         let mut seen = self.seen.borrow_mut();
         let sight = seen.of_peer.get_mut(&peer).expect("a connection that moves was opened");
         assert!(sight.open && sight.process == old, "peer {peer} moves, but was not there");

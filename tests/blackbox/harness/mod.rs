@@ -13,7 +13,8 @@ pub use log::named_values;
 pub use process::{have, run_with_input, trace_accepts};
 
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,26 @@ pub fn meanwhile<T>(mut again: impl FnMut() + Send, body: impl FnOnce() -> T) ->
         });
         body()
     })
+}
+
+/// A port for daemons that have to be told one, free at all addresses of IPv4 for TCP and UDP. Port 0 would
+/// not do: what the system has chosen once, it may choose again for another test. It chooses none of
+/// these by default (`ip_local_port_range`), and each call returns another one.
+pub fn own_port() -> u16 {
+    const FIRST: u32 = 10_000;
+    const PORTS: u32 = 22_000;
+    const OF_PROCESS: u32 = 16;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let next = || {
+        let number = std::process::id().wrapping_mul(OF_PROCESS);
+        let number = number.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        (FIRST + number % PORTS) as u16
+    };
+    let is_free = |port: &u16| {
+        let at = ("0.0.0.0", *port);
+        TcpListener::bind(at).is_ok() && UdpSocket::bind(at).is_ok()
+    };
+    std::iter::repeat_with(next).take(PORTS as usize).find(is_free).expect("a free port")
 }
 
 /// Serializes the tests with many clients: two at once would need more files, ports and socket

@@ -203,11 +203,21 @@ impl Machine {
         self.phase == Phase::Open
     }
 
-    /// Whether the connection waits for bytes, and for nothing else.
+    /// Whether the connection is open, and nothing but a Recv and a Send is in flight. The peer may
+    /// have closed its side.
     #[cold]
-    pub(crate) fn is_at_rest(&self) -> bool {
-        let waits = Machine { rx: Rx::Receiving, ..Machine::accepted(self.full_duplex) };
-        *self == waits
+    pub(crate) fn is_interruptible(&self) -> bool {
+        let (rx, tx) = (self.rx, self.tx);
+        let is_open = *self == Machine { rx, tx, ..Machine::accepted(self.full_duplex) };
+        is_open && rx != Rx::AwaitingBuffer && matches!(tx, Tx::Idle | Tx::Sending)
+    }
+
+    /// The engine has forgotten the Recv in flight, if there was one.
+    #[cold]
+    pub(crate) fn forget_recv(&mut self) {
+        if self.rx == Rx::Receiving {
+            self.rx = Rx::Idle;
+        }
     }
 
     /// Whether a Send is in flight.

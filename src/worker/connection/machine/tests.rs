@@ -145,9 +145,11 @@ fn what_the_worker_is_told_agrees_with_what_the_engine_was_given() {
     for (machine, in_flight) in reach().into_keys() {
         assert_eq!(machine.is_connecting(), in_flight.connect, "{machine:?}");
         assert_eq!(machine.is_sending(), in_flight.send, "{machine:?}");
-        let only_recv = InFlight { recv: true, ..InFlight::default() };
+        let InFlight { recv, send, .. } = in_flight;
+        let only_recv_and_send = in_flight == InFlight { recv, send, ..InFlight::default() };
         let sends_fin = machine.half_closes() || !machine.is_open();
-        assert!(!machine.is_at_rest() || in_flight == only_recv && !sends_fin, "{machine:?}");
+        let can_move = only_recv_and_send && !sends_fin;
+        assert!(!machine.is_interruptible() || can_move, "{machine:?}");
         assert!(!machine.is_shut() || machine.half_closes() && !in_flight.sends(), "{machine:?}");
         // Where nothing is to be sent, what is there is not sent either.
         let begins_send = { machine }.next(true) == Action::Send;
@@ -366,17 +368,21 @@ fn a_connection_that_the_peer_has_closed_is_closed_without_a_shutdown() {
 }
 
 #[test]
-fn a_connection_is_at_rest_while_it_waits_for_bytes_and_for_nothing_else() {
+fn a_connection_is_interruptible_while_it_is_open_and_only_receives_and_sends() {
     for full_duplex in [false, true] {
         let mut machine = Machine::accepted(full_duplex);
-        assert!(!machine.is_at_rest(), "it is not read yet");
+        assert!(machine.is_interruptible(), "it is not read yet");
         assert_eq!(machine.next(false), Action::Recv);
-        assert!(machine.is_at_rest());
-        for event in [Event::Pause, Event::HalfClose, Event::Finish, Event::Ended] {
+        assert!(machine.is_interruptible());
+        let ended = after(machine, false, &[Event::Ended]);
+        assert!(ended.is_interruptible(), "the peer may have closed its side");
+        for event in [Event::Pause, Event::HalfClose, Event::Finish] {
             let mut machine = machine;
             machine.apply(event);
-            assert!(!machine.is_at_rest(), "{event:?}");
+            assert!(!machine.is_interruptible(), "{event:?}");
         }
+        machine.forget_recv();
+        assert_eq!(machine.next(false), Action::Recv, "the Recv is forgotten");
     }
 }
 
