@@ -94,6 +94,26 @@ fn datagrams_are_lost_and_doubled_as_the_link_says() {
     }
 }
 
+/// The replies to many datagrams of one peer leave as one message, unless they are longer than the
+/// link's packets; then they leave one by one, in fragments. None is lost by that, or comes twice.
+#[test]
+fn replies_that_leave_together_arrive_over_links_with_short_packets() {
+    if !can_link() {
+        return;
+    }
+    for (name, length) in
+        [("link-short", "1000"), ("link-long", "3000"), ("link-mixed", "list:1400:1,1500:1")]
+    {
+        let load = format!("-c 1 -t 1 -n 3000 -p 64 -l {length} --timeout 30s");
+        let (found, told) = measure(name, "--delay 3ms", "udp", &load);
+        assert_eq!(of(&told, "/back/packets_dropped"), 0, "{told}");
+        assert_eq!(of(&found, "/datagrams/sent"), 3_000, "{found}");
+        for fate in ["lost", "duplicated", "corrupted", "truncated", "socket_errors"] {
+            assert_eq!(of(&found, &format!("/datagrams/{fate}")), 0, "{length} bytes: {found}");
+        }
+    }
+}
+
 #[test]
 fn datagrams_are_reordered_as_the_link_says() {
     if !can_link() {

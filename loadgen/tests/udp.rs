@@ -229,6 +229,31 @@ fn an_honest_server_loses_nothing_in_either_loop() {
     }
 }
 
+/// A schedule of its own that nobody can keep does not hold up the end.
+#[test]
+fn a_run_ends_without_the_sockets_that_cannot_be_opened() {
+    let config = Config::new().listen("udp://127.0.0.1:0").workers(1).max_connections(10);
+    let server = Server::start(config, Echo).expect("a server");
+    let address = server.local_endpoints()[0].socket_addr().expect("an address");
+    // Of networks for documentation: no machine has the other one (RFC 5737).
+    let sources = "--source-ip 127.0.0.1 --source-ip 192.0.2.1";
+    for loop_flags in ["", "-R 1000", "-R 1000 --strict", "-R 1000 --strict --arrivals poisson"] {
+        let flags = format!("udp://{address} -c 4 -t 1 -n 100 {sources} {loop_flags}");
+        let json = loadgen(&format!("{flags} --output-format json")).json();
+        assert_eq!(count(&json["connections"]["established"]), 2, "{flags}: {json:#}");
+        let unsent = count(&json["requests_never_sent"]);
+        let is_right = match loop_flags {
+            "" | "-R 1000" => unsent == 0,
+            "-R 1000 --strict" => unsent == 50,
+            // Of the first 100 requests, as many as fell to two of the four sockets.
+            _ => (1..100).contains(&unsent),
+        };
+        assert!(is_right, "{unsent}, {flags}: {json:#}");
+        assert_eq!(count(&json["requests_offered"]), 100, "{json:#}");
+        assert_eq!(datagrams(&json)[..2], [100 - unsent, 0], "{json:#}");
+    }
+}
+
 #[test]
 fn nobody_at_the_port_ends_nothing_and_serves_nothing() {
     let port = own_port();

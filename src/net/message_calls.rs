@@ -24,15 +24,15 @@ pub trait MessageCalls {
         flags: libc::c_int,
     ) -> Result<usize, Errno>;
 
-    /// sendmmsg: sends the datagrams of headers in their order, and writes the length of each to its
-    /// header. Returns how many it has sent before one was refused.
+    /// sendmmsg: sends the datagrams of headers in their order, and writes to each header how many bytes
+    /// it had. Returns how many headers it has sent before one was refused.
     ///
     /// # Errors
     /// What the system says of the first one.
     ///
     /// # Safety
-    /// Each header points to a vector, and to a name and control messages or nothing, with their
-    /// lengths, and the vector to a buffer. All of them may be read.
+    /// Each header points to vectors, and to a name and control messages or nothing, with their lengths,
+    /// and each vector to a buffer. All of them may be read.
     unsafe fn send(&self, headers: &mut [libc::mmsghdr]) -> Result<usize, Errno>;
 }
 

@@ -82,6 +82,25 @@ pub(crate) fn datagrams_dropped(socket: impl AsFd) -> Option<u32> {
     (result == 0 && len as usize == size_of_val(&info)).then_some(info[DROPS])
 }
 
+/// Whether the system knows UDP_SEGMENT at a UDP socket (Linux 4.18, udp(7)).
+#[cfg(target_os = "linux")]
+pub(crate) fn knows_segments(socket: impl AsFd) -> bool {
+    let mut segment: libc::c_int = 0;
+    let mut len = size_of_val(&segment) as libc::socklen_t;
+    // SAFETY: the descriptor is open during the call, and the pointers and the length are those of
+    // local variables, which take any bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw mut segment).cast(),
+            &raw mut len,
+        )
+    };
+    result == 0
+}
+
 /// Makes a UDP socket report with each datagram when the kernel received it, and with which hop
 /// limit.
 ///

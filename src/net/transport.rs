@@ -262,6 +262,12 @@ options! {
         pub source_rate: Option<SourceRate> = None, "source-rate" = "RATE",
             Described("1/s to 1000000/s"),
             "datagrams from one address (IPv6: one /64) that are served", "no limit";
+        /// Whether replies that wait together for one client port are given to the kernel as one
+        /// message (UDP_SEGMENT). They leave as datagrams of their own either way, but what they
+        /// pass on this machine, such as a bridge or a packet filter, sees them as one. Default:
+        /// true.
+        pub segmentation: bool = true, "segmentation" = "WHETHER", Words(&["on", "off"]),
+            "whether replies to one client port may pass through the kernel as one message";
     }
 }
 

@@ -162,6 +162,7 @@ impl Datagrams {
                     is_new: listener.is_new,
                     port: listener.endpoint.socket_addr().map_or(0, |address| address.port()),
                     longest: listener.options.max_datagram as usize,
+                    segmentation: listener.options.segmentation,
                     rates: rates.clone(),
                     service,
                     counters,

@@ -630,6 +630,30 @@ marks! {
     DatagramSendNetunreach(DATAGRAM),
     /// sendmmsg: EINVAL.
     DatagramSendInval(DATAGRAM),
+    /// Replies of one length left as one message.
+    DatagramJoined(DATAGRAM),
+    /// Replies left as one message, and the last one was shorter.
+    DatagramJoinedShorter(DATAGRAM),
+    /// A message of several replies was refused, and so was each of them.
+    DatagramJoinedLost(DATAGRAM),
+    /// A segment was longer than the path allows: EMSGSIZE for the message.
+    DatagramSegmentTooLong(DATAGRAM),
+    /// A message of several replies: EIO.
+    DatagramSegmentsIo(DATAGRAM),
+    /// A message of several replies: EINVAL.
+    DatagramSegmentsInval(DATAGRAM),
+    /// A message of several replies: ENOBUFS.
+    DatagramSegmentsNobufs(DATAGRAM),
+    /// A message of several replies: ENOMEM.
+    DatagramSegmentsNomem(DATAGRAM),
+    /// Replies left one by one, because the system does not know segments.
+    DatagramNoSegments(DATAGRAM),
+    /// Replies left one by one, because a message had been refused.
+    DatagramPaused(DATAGRAM),
+    /// A message was refused after the pause, too.
+    DatagramRefusedAgain(DATAGRAM),
+    /// A message left after a pause.
+    DatagramJoinedAgain(DATAGRAM),
     /// The machine stood still.
     DatagramSuspended(DATAGRAM),
     /// A process was stopped between two calls.

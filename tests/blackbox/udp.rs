@@ -97,6 +97,110 @@ fn each_service_treats_datagrams_as_its_rfc_says_and_as_its_ready_line_says() {
     daemon.finish();
 }
 
+/// Sends datagrams of these lengths while the daemon stands still, so that it receives them together.
+/// Returns what they were.
+fn burst(daemon: &Daemon, to: &[&UdpSocket], lengths: &[usize]) -> Vec<Vec<u8>> {
+    daemon.stop();
+    let datagrams = (0..).zip(lengths).map(|(seed, length)| payload(seed, 0)[..*length].to_vec());
+    let datagrams: Vec<Vec<u8>> = datagrams.collect();
+    for (nth, datagram) in datagrams.iter().enumerate() {
+        send(to[nth % to.len()], datagram);
+    }
+    daemon.signal(Signal::CONT);
+    datagrams
+}
+
+/// The replies to datagrams of one peer that came together leave as one message where that pays. Each
+/// is a datagram of its own nevertheless.
+#[test]
+fn a_burst_comes_back_datagram_by_datagram() {
+    let daemon = Daemon::start(&["--listen", "udp://0.0.0.0:0", "--workers", "1"]);
+    let at = |ip: [u8; 4]| SocketAddr::from((ip, daemon.address().port()));
+    let [one, other] = [(); 2].map(|_| client(at([127, 0, 0, 1])));
+    // The socket of another address of the daemon.
+    let third = client(at([127, 0, 0, 2]));
+    let mixed: Vec<usize> =
+        (0..100).map(|nth| [0, 1, 64, 64, 64, 64, 64, 63, 1_000][nth % 9]).collect();
+    let mut sent = 0;
+    for lengths in [
+        &[64; 100][..],
+        &[1_200; 64],
+        &[1_200, 1_200, 1_200, 1_200, 7],
+        &[0; 20],
+        &[20_000; 7],
+        &mixed,
+    ] {
+        for datagram in burst(&daemon, &[&one], lengths) {
+            assert!(receive(&one) == datagram, "{lengths:?}");
+        }
+        let peers = [&one, &one, &one, &one, &one, &other, &third];
+        let datagrams = burst(&daemon, &peers, lengths);
+        for (nth, datagram) in datagrams.iter().enumerate() {
+            assert!(receive(peers[nth % peers.len()]) == *datagram, "{lengths:?}");
+        }
+        sent += 2 * lengths.len() as u64;
+    }
+    until_sent(&daemon, sent);
+    assert_eq!(counter(&daemon, "unsent"), 0);
+    // Nothing comes twice.
+    for socket in [&one, &other, &third] {
+        assert!(hears_nothing_before(socket, b"last"));
+    }
+    daemon.finish();
+}
+
+/// A socket with UDP_GRO gets as one what has left as one (udp(7)).
+#[test]
+fn the_replies_to_a_burst_leave_together_unless_that_is_turned_off() {
+    const PYTHON: &str = "
+import os, signal, socket, struct, sys, time
+at, daemon = (sys.argv[1], int(sys.argv[2])), int(sys.argv[3])
+SOL_UDP, UDP_GRO = 17, 104
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.setsockopt(SOL_UDP, UDP_GRO, 1)
+client.settimeout(60)
+client.connect(at)
+def burst(count, length):
+    os.kill(daemon, signal.SIGSTOP)
+    while open('/proc/%d/stat' % daemon).read().rsplit(') ', 1)[1][0] != 'T':
+        time.sleep(0.01)
+    for number in range(count):
+        client.send(bytes([number]) * length)
+    os.kill(daemon, signal.SIGCONT)
+    whole, messages = b'', 0
+    while len(whole) < count * length:
+        data, control, flags, source = client.recvmsg(65536, 64)
+        whole, messages = whole + data, messages + 1
+        sizes = [struct.unpack('i', text)[0] for level, kind, text in control
+                 if (level, kind) == (SOL_UDP, UDP_GRO)]
+        assert sizes in ([length], []) and (sizes or len(data) == length), (sizes, len(data))
+    assert whole == b''.join(bytes([number]) * length for number in range(count))
+    return messages
+if sys.argv[4] == 'off':
+    assert burst(40, 100) == 40
+    sys.exit()
+for attempt in range(1000):
+    if burst(40, 100) == 1:
+        break
+else:
+    sys.exit('40 replies never leave together')
+assert burst(3, 100) == 3, 'three are too few'
+";
+    if !have("python3") {
+        return;
+    }
+    for segmentation in ["on", "off"] {
+        let url = format!("udp://127.0.0.1:0?segmentation={segmentation}");
+        let daemon = Daemon::start(&["--listen", &url, "--workers", "1"]);
+        let (at, id) = (daemon.address(), daemon.pid().as_raw_nonzero().to_string());
+        let (ip, port) = (at.ip().to_string(), at.port().to_string());
+        let mut python = Command::new("python3");
+        python.args(["-c", PYTHON, &ip, &port, &id, segmentation]);
+        assert!(run_with_input(&mut python, b"").is_empty());
+        daemon.finish();
+    }
+}
+
 #[test]
 fn peers_that_are_not_ours_get_their_datagrams_back() {
     const PYTHON: &str = "

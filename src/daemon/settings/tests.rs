@@ -104,6 +104,7 @@ fn sample(name: &str) -> &'static str {
         "tls-min" => "1.3",
         "max-datagram" => "1k",
         "source-rate" => "100/s",
+        "segmentation" => "off",
         other => panic!("write a value for the setting {other} here"),
     }
 }

@@ -2,6 +2,8 @@
 //! where a datagram was sent to and how many the kernel has dropped. rustix has no recvmmsg, and nix
 //! sends the same control messages with all datagrams of a call.
 //!
+//! Replies to one peer can leave as one message (`segments`).
+//!
 //! Everything is allocated by [`Batch::new`]. Control messages and addresses are read and written as
 //! bytes, without unsafe code; only the two calls (`message_calls`) and their headers need it.
 #![allow(unsafe_code)]
@@ -12,7 +14,9 @@ use std::ptr;
 
 use super::message_calls::MessageCalls;
 use crate::base::errno::Errno;
+use segments::{are_refused_as_one, is_joined, replies};
 
+mod segments;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +43,8 @@ pub struct Batch {
     outgoing: Box<[libc::mmsghdr]>,
     /// Headers of `outgoing` that are to be sent.
     queued: usize,
+    /// The datagram that each of these is a reply to, until they are joined.
+    replies: Box<[usize]>,
     /// Headers of `incoming` that the last call has filled.
     received: usize,
     names: Box<[libc::sockaddr_in6]>,
@@ -82,6 +88,10 @@ pub struct Sent {
     pub bytes: u64,
     /// System calls that sent something.
     pub calls: u64,
+    /// Messages that several of them have left as.
+    pub joined: u64,
+    /// Messages of several datagrams that the kernel has refused. They were then sent one by one.
+    pub split: u64,
     /// Datagrams that the kernel has refused.
     pub refused: u64,
     /// Whether there was no room in the send buffer.
@@ -109,6 +119,7 @@ impl Batch {
             incoming: vec![header; count].into(),
             outgoing: vec![header; count].into(),
             queued: 0,
+            replies: vec![0; count].into(),
             received: count,
             names: vec![name; count].into(),
             controls: vec![Control([0; CONTROL_BYTES]); count].into(),
@@ -142,9 +153,8 @@ impl Batch {
     /// Memory of a batch, in bytes.
     pub const fn bytes(count: usize, longest: usize) -> u64 {
         let headers = 2 * (size_of::<libc::mmsghdr>() + size_of::<libc::iovec>());
-        let each =
-            stride(longest) + headers + size_of::<libc::sockaddr_in6>() + size_of::<Control>();
-        (count * each) as u64
+        let addresses = size_of::<libc::sockaddr_in6>() + size_of::<Control>();
+        (count * (stride(longest) + headers + addresses + size_of::<usize>())) as u64
     }
 
     /// Receives datagrams in place of those that it holds. Returns how many, at least one.
@@ -239,6 +249,7 @@ impl Batch {
         let (name, name_length) = (incoming.msg_name, incoming.msg_namelen);
         let control = incoming.msg_control;
         let control_length = local.map_or(0, |local| write_source(&mut self.controls[at].0, local));
+        self.replies[self.queued] = at;
         let header = self.queue(at, length);
         (header.msg_name, header.msg_namelen) = (name, name_length);
         (header.msg_control, header.msg_controllen) = match control_length {
@@ -260,37 +271,49 @@ impl Batch {
         assert!(length <= self.longest, "longer than the buffer");
         let vector = self.vectors.len() / 2 + self.queued;
         self.vectors[vector] = libc::iovec { iov_len: length, ..self.vectors[at] };
+        let header = &mut self.outgoing[self.queued].msg_hdr;
+        // It may have been that of other replies, which were joined.
+        // SAFETY: the index is below the length of the slice.
+        header.msg_iov = unsafe { self.vectors.as_mut_ptr().add(vector) };
+        header.msg_iovlen = 1;
         self.queued += 1;
-        &mut self.outgoing[self.queued - 1].msg_hdr
+        header
     }
 
     /// Sends what is queued, in its order. A datagram that the kernel refuses is skipped, and when
-    /// there is no room for one, all that follow are refused with it.
+    /// there is no room for one, all that follow are refused with it. Those that were
+    /// [joined](Self::join), and that the kernel does not send as one, are sent one by one.
     #[inline]
     pub fn send(&mut self, socket: &impl MessageCalls) -> Sent {
         let mut sent = Sent::default();
         let mut at = 0;
         while at < self.queued {
             let queued = &mut self.outgoing[at..self.queued];
-            // SAFETY: each header points to a vector, and to a name and control messages or nothing,
+            // SAFETY: each header points to vectors, and to a name and control messages or nothing,
             // with their lengths. All of them live as long as the batch, and the call only reads
             // them. It writes to the headers, which are not borrowed elsewhere.
             match unsafe { socket.send(queued) } {
                 Ok(count @ 1..) => {
+                    let queued = &queued[..count];
                     sent.calls += 1;
-                    sent.datagrams += count as u64;
-                    let bytes = queued[..count].iter().map(|one| u64::from(one.msg_len));
+                    sent.datagrams += replies(queued);
+                    sent.joined += queued.iter().filter(|one| is_joined(one)).count() as u64;
+                    let bytes = queued.iter().map(|one| u64::from(one.msg_len));
                     sent.bytes += bytes.sum::<u64>();
                     at += count;
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     sent.is_full = true;
-                    sent.refused += queued.len() as u64;
+                    sent.refused += replies(queued);
                     break;
                 }
+                Err(error) if is_joined(&queued[0]) && are_refused_as_one(error) => {
+                    sent.split += 1;
+                    self.split(at);
+                }
                 Ok(0) | Err(_) => {
-                    sent.refused += 1;
+                    sent.refused += replies(&queued[..1]);
                     at += 1;
                 }
             }
@@ -401,15 +424,21 @@ fn write_source(control: &mut [u8; CONTROL_BYTES], local: IpAddr) -> usize {
     let length = HEADER_BYTES + data_length;
     let space = length.next_multiple_of(ALIGNMENT);
     control[..space].fill(0);
-    let mut put = |place: usize, bytes: &[u8]| {
-        control[place..place + bytes.len()].copy_from_slice(bytes);
-    };
-    put(0, &length.to_ne_bytes());
-    put(offset_of!(libc::cmsghdr, cmsg_level), &level.to_ne_bytes());
-    put(offset_of!(libc::cmsghdr, cmsg_type), &kind.to_ne_bytes());
+    put_header(control, length, level, kind);
     match local {
-        IpAddr::V4(ip) => put(HEADER_BYTES + IPV4_LOCAL, &ip.octets()),
-        IpAddr::V6(ip) => put(HEADER_BYTES + IPV6_DESTINATION, &ip.octets()),
+        IpAddr::V4(ip) => put(control, HEADER_BYTES + IPV4_LOCAL, &ip.octets()),
+        IpAddr::V6(ip) => put(control, HEADER_BYTES + IPV6_DESTINATION, &ip.octets()),
     }
     space
+}
+
+/// Writes the header of a control message. `length`: with the header.
+fn put_header(message: &mut [u8], length: usize, level: i32, kind: i32) {
+    put(message, 0, &length.to_ne_bytes());
+    put(message, offset_of!(libc::cmsghdr, cmsg_level), &level.to_ne_bytes());
+    put(message, offset_of!(libc::cmsghdr, cmsg_type), &kind.to_ne_bytes());
+}
+
+fn put(message: &mut [u8], place: usize, bytes: &[u8]) {
+    message[place..place + bytes.len()].copy_from_slice(bytes);
 }

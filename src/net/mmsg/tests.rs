@@ -56,6 +56,179 @@ fn a_datagram_that_is_refused_does_not_hold_up_the_others() {
     assert_eq!((server.recv(&mut buffer).unwrap(), buffer[0]), (20, 2));
 }
 
+/// A batch that holds datagrams of these lengths, which `client` has sent to `server`, as replies.
+fn replies_of(client: &UdpSocket, server: &UdpSocket, lengths: &[usize]) -> Batch {
+    let mut batch = Batch::new(lengths.len(), 66_000);
+    for (at, length) in lengths.iter().enumerate() {
+        client.send(&vec![at as u8; *length]).unwrap();
+    }
+    assert_eq!(batch.receive(server, Wait::ForOne), Ok(lengths.len()));
+    let local = Some(server.local_addr().unwrap().ip());
+    lengths.iter().enumerate().for_each(|(at, length)| batch.reply(at, *length, local));
+    batch
+}
+
+/// A connected pair at these addresses, with room for many datagrams.
+fn sockets_with_room(ip: &str) -> (UdpSocket, UdpSocket) {
+    let [client, server] = [(); 2].map(|_| UdpSocket::bind((ip, 0)).unwrap());
+    client.connect(server.local_addr().unwrap()).unwrap();
+    for socket in [&client, &server] {
+        rustix::net::sockopt::set_socket_recv_buffer_size(socket, 1 << 20).unwrap();
+    }
+    (client, server)
+}
+
+fn joined(batch: &Batch) -> Vec<usize> {
+    batch.outgoing[..batch.queued]
+        .iter()
+        .map(|one| replies(std::slice::from_ref(one)) as usize)
+        .collect()
+}
+
+#[test]
+fn replies_to_one_peer_leave_as_one_message_and_arrive_as_they_were() {
+    for ip in ["127.0.0.1", "::1"] {
+        let Ok(_) = UdpSocket::bind((ip, 0)) else { continue };
+        let (client, server) = sockets_with_room(ip);
+        for (lengths, messages) in [
+            (&[100; 64][..], &[64][..]),
+            (&[100, 100, 100], &[1, 1, 1]),
+            (&[100, 100, 100, 99], &[4]),
+            (&[100, 100, 100, 100, 1, 1, 1, 1, 1], &[5, 4]),
+            (&[100, 100, 100, 100, 0, 100], &[4, 1, 1]),
+            (&[0, 0, 0, 0, 0], &[1, 1, 1, 1, 1]),
+            (&[1, 2, 2, 2, 2], &[1, 4]),
+            (&[16_376; 4], &[4]),
+            (&[16_377; 4], &[1, 1, 1, 1]),
+            (&[16_376, 16_376, 16_376, 16_376, 3, 3], &[5, 1]),
+            (&[16_376, 16_376, 16_376, 16_376, 4, 3], &[4, 1, 1]),
+        ] {
+            let mut batch = replies_of(&client, &server, lengths);
+            batch.join();
+            assert_eq!(joined(&batch), messages, "{lengths:?}");
+            let sent = batch.send(&server);
+            let bytes = lengths.iter().sum::<usize>() as u64;
+            assert_eq!((sent.datagrams, sent.bytes), (lengths.len() as u64, bytes));
+            let of_several = messages.iter().filter(|count| **count > 1).count() as u64;
+            assert_eq!((sent.calls, sent.joined), (1, of_several), "{lengths:?}");
+            assert_eq!((sent.split, sent.refused), (0, 0));
+            let mut buffer = vec![0; 66_000];
+            for (at, length) in lengths.iter().enumerate() {
+                assert_eq!(client.recv(&mut buffer).unwrap(), *length, "{lengths:?}");
+                assert!(buffer[..*length].iter().all(|byte| *byte == at as u8));
+            }
+        }
+    }
+}
+
+#[test]
+fn replies_to_several_peers_or_from_several_addresses_stay_apart() {
+    let server = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let [one, other] = [(); 2].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let mut batch = Batch::new(16, 100);
+    let clients = || [&one, &one, &one, &one, &other, &other, &one, &other, &one, &other];
+    clients().iter().for_each(|client| {
+        client.send_to(b"text", ("127.0.0.1", port)).unwrap();
+    });
+    assert_eq!(batch.receive(&server, Wait::ForOne), Ok(10));
+    let at = |host| Some(IpAddr::from([127, 0, 0, host]));
+    (0..10).for_each(|nth| batch.reply(nth, 4, at(1)));
+    batch.join();
+    assert_eq!(joined(&batch), [4, 1, 1, 1, 1, 1, 1]);
+    assert_eq!(batch.send(&server).datagrams, 10);
+    for from in [[at(1), at(2)], [at(1), None], [None, at(1)]] {
+        let to = clients()[0];
+        (0..8).for_each(|_| {
+            to.send_to(b"text", ("127.0.0.1", port)).unwrap();
+        });
+        assert_eq!(batch.receive(&server, Wait::ForOne), Ok(8));
+        (0..8).for_each(|nth| batch.reply(nth, 4, from[nth / 4]));
+        batch.join();
+        assert_eq!(joined(&batch), [4, 4]);
+        let sent = batch.send(&server);
+        assert_eq!((sent.datagrams, sent.joined), (8, 2));
+    }
+    // The same port of another host.
+    let away = UdpSocket::bind(("127.0.0.9", one.local_addr().unwrap().port())).unwrap();
+    for client in [&one, &one, &away, &away] {
+        client.send_to(b"text", ("127.0.0.1", port)).unwrap();
+    }
+    assert_eq!(batch.receive(&server, Wait::ForOne), Ok(4));
+    (0..4).for_each(|nth| batch.reply(nth, 4, at(1)));
+    batch.join();
+    assert_eq!(joined(&batch), [1; 4]);
+    assert_eq!(batch.send(&server).datagrams, 4);
+}
+
+/// A socket that refuses some messages of several replies, and sends all others.
+struct Refuses<'a> {
+    socket: &'a UdpSocket,
+    /// Segments of these lengths, with this error.
+    segments: [usize; 2],
+    error: Errno,
+}
+
+impl MessageCalls for Refuses<'_> {
+    unsafe fn receive(
+        &self,
+        headers: &mut [libc::mmsghdr],
+        flags: libc::c_int,
+    ) -> Result<usize, Errno> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { MessageCalls::receive(self.socket, headers, flags) }
+    }
+
+    unsafe fn send(&self, headers: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
+        let is_refused = |header: &libc::mmsghdr| {
+            // SAFETY: the caller promises that it points to vectors.
+            let length = unsafe { (*header.msg_hdr.msg_iov).iov_len };
+            header.msg_hdr.msg_iovlen > 1 && self.segments.contains(&length)
+        };
+        let taken = headers.iter().position(is_refused).unwrap_or(headers.len());
+        match taken {
+            0 => Err(self.error),
+            // SAFETY: the caller's promise is the same.
+            _ => unsafe { MessageCalls::send(self.socket, &mut headers[..taken]) },
+        }
+    }
+}
+
+/// One by one and once each, in their order; or they are all refused, if the error concerns each.
+#[test]
+fn a_message_that_is_refused_as_one_leaves_as_its_replies() {
+    let (client, server) = sockets_with_room("127.0.0.1");
+    client.set_nonblocking(true).unwrap();
+    // Each is longer than the one before: a shorter reply would end its message.
+    let lengths = [[20; 4], [30; 4], [40; 4], [50; 4]].concat();
+    for error in [libc::EMSGSIZE, libc::EIO, libc::EINVAL, libc::ENOBUFS, libc::ENETUNREACH] {
+        let error = Errno::from_raw_os_error(error);
+        let socket = Refuses { socket: &server, segments: [30, 50], error };
+        let mut batch = replies_of(&client, &server, &lengths);
+        batch.join();
+        assert_eq!(joined(&batch), [4; 4]);
+        let sent = batch.send(&socket);
+        let are_lost = error == Errno::NETUNREACH;
+        let (left, refused, split) = if are_lost { (8, 8, 0) } else { (16, 0, 2) };
+        assert_eq!((sent.datagrams, sent.refused, sent.split), (left, refused, split), "{error}");
+        assert_eq!(sent.joined, 2);
+        let mut buffer = [0; 100];
+        for (at, length) in lengths.iter().enumerate() {
+            if !are_lost || ![30, 50].contains(length) {
+                assert_eq!(client.recv(&mut buffer).unwrap(), *length, "number {at}, {error}");
+                assert!(buffer[..*length].iter().all(|byte| *byte == at as u8));
+            }
+        }
+        assert!(client.recv(&mut buffer).is_err(), "nothing comes twice");
+        // The headers are those of single replies again.
+        client.send(b"more").unwrap();
+        assert_eq!(batch.receive(&socket, Wait::ForOne), Ok(1));
+        batch.reply(0, 4, None);
+        assert_eq!(batch.send(&socket).bytes, 4);
+        assert_eq!(client.recv(&mut buffer).unwrap(), 4);
+    }
+}
+
 #[test]
 fn a_source_that_was_written_is_read_as_it_was() {
     for text in ["127.0.0.2", "2001:db8::7"] {

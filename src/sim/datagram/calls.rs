@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::draw::Serves;
 use super::model::{Counts, Turn};
-use super::socket::{Incoming, Outgoing, Room};
+use super::socket::{Incoming, Message, Outgoing, Room};
 use super::world::{Datagram, Order, World};
 use crate::error::Errno;
 use crate::shared::counters::Counters;
@@ -185,13 +185,16 @@ impl World {
     }
 
     /// Sends replies. Returns how many the kernel takes.
-    pub(super) fn send(&mut self, thread: usize, sent: Vec<Outgoing>) -> Result<usize, Errno> {
+    pub(super) fn send(&mut self, thread: usize, messages: Vec<Message>) -> Result<usize, Errno> {
         self.expect_replies(thread);
         let rates = self.draw.rates;
+        let sizes: Vec<usize> = messages.iter().map(|one| one.datagrams.len()).collect();
+        messages.iter().for_each(|message| self.assert_whole(message));
+        let sent: Vec<&Outgoing> = messages.iter().flat_map(|one| &one.datagrams).collect();
         let turn = &mut self.threads[thread].turn;
         turn.sends += 1;
         let replies = turn.replies.as_ref().expect("set above");
-        let most = replies.len() as u32 + turn.sends_interrupted;
+        let most = replies.len() as u32 + turn.sends_interrupted + turn.split;
         assert!(turn.sends <= most, "more sends than replies");
         let expected = &replies[turn.done..];
         for (sent, expected) in sent.iter().zip(expected) {
@@ -203,6 +206,7 @@ impl World {
             );
         }
         assert_eq!(sent.len(), expected.len(), "replies of a batch that are to be sent");
+        assert_eq!(turn.messages, sizes, "replies of each message");
         if self.chance(rates.send_interrupted) {
             self.mark(Mark::DatagramSendInterrupted);
             self.threads[thread].turn.sends_interrupted += 1;
@@ -213,21 +217,31 @@ impl World {
             let state = &mut self.threads[thread];
             state.model.counts.unsent += sent.len() as u64;
             state.turn.done += sent.len();
+            state.turn.messages.clear();
             return Err(Errno::AGAIN);
+        }
+        if let Some(error) = self.refuses_as_one(&messages[0]) {
+            return Err(self.split(thread, error));
         }
         if self.chance(rates.send_error) {
             return Err(self.refuses(thread));
         }
-        let count = match self.chance(rates.partial_send) {
-            true => self.rng.usize(1..=sent.len()),
-            false => sent.len(),
+        let most = match self.chance(rates.partial_send) {
+            true => self.rng.usize(1..=messages.len()),
+            false => messages.len(),
         };
-        if count < sent.len() {
+        // It stops before a message that it will refuse.
+        let refused = messages[1..most].iter().position(|one| self.is_too_long(one));
+        let taken = refused.map_or(most, |before| before + 1);
+        if taken < messages.len() {
             self.mark(Mark::DatagramPartialSend);
         }
+        let messages = &messages[..taken];
+        messages.iter().for_each(|message| self.mark_joined(message));
+        let count: usize = sizes[..taken].iter().sum();
         let bytes: u64 = sent[..count].iter().map(|one| one.bytes.len() as u64).sum();
         self.event(6, thread, bytes, || {
-            format!("send {thread}: {count} of {}, {bytes} bytes", sent.len())
+            format!("send {thread}: {count} of {} in {taken}, {bytes} bytes", sent.len())
         });
         let state = &mut self.threads[thread];
         let counts = &mut state.model.counts;
@@ -235,25 +249,92 @@ impl World {
         counts.sent += count as u64;
         counts.bytes_sent += bytes;
         state.turn.done += count;
-        Ok(count)
+        state.turn.joined += sizes[..taken].iter().filter(|size| **size > 1).count();
+        state.turn.messages.drain(..taken);
+        Ok(taken)
     }
 
-    /// The kernel refuses the first of the replies.
-    fn refuses(&mut self, thread: usize) -> Errno {
+    /// What the kernel requires of a message.
+    fn assert_whole(&self, message: &Message) {
+        let Some(segment) = message.segment else { return };
+        assert!(self.draw.knows_segments, "this system sends it as one long datagram");
+        let lengths = || message.datagrams.iter().map(|one| one.bytes.len());
+        assert!(
+            segment > 0 && (2..=64).contains(&message.datagrams.len()),
+            "{}",
+            lengths().count()
+        );
+        assert!(lengths().sum::<usize>() <= 65_507, "more than a packet has room for");
+    }
+
+    /// Whether a segment is longer than the path allows.
+    fn is_too_long(&self, message: &Message) -> bool {
+        message.segment.is_some_and(|length| self.draw.mtu.is_some_and(|mtu| length > mtu))
+    }
+
+    /// Why the kernel refuses a message of several replies as a whole, if it does.
+    fn refuses_as_one(&mut self, message: &Message) -> Option<(Errno, Mark)> {
+        let too_long = (Errno::from_raw_os_error(libc::EMSGSIZE), Mark::DatagramSegmentTooLong);
+        if self.is_too_long(message) {
+            return Some(too_long);
+        }
+        if message.segment.is_none() || !self.chance(self.draw.rates.segments_refused) {
+            return None;
+        }
         let errors = [
-            (Errno::NOBUFS, Mark::DatagramSendNobufs),
+            too_long,
+            (Errno::IO, Mark::DatagramSegmentsIo),
+            (Errno::INVAL, Mark::DatagramSegmentsInval),
+            (Errno::NOBUFS, Mark::DatagramSegmentsNobufs),
+            (Errno::NOMEM, Mark::DatagramSegmentsNomem),
+        ];
+        self.rng.choice(errors)
+    }
+
+    /// The kernel refuses a message of several replies, which leave one by one then.
+    fn split(&mut self, thread: usize, (error, mark): (Errno, Mark)) -> Errno {
+        self.mark(mark);
+        self.event(6, thread, 1, || format!("send {thread}: {error:?} for a message"));
+        let turn = &mut self.threads[thread].turn;
+        turn.split += 1;
+        let count = turn.messages.pop_front().expect("it is to be sent");
+        (0..count).for_each(|_| turn.messages.push_front(1));
+        error
+    }
+
+    fn mark_joined(&mut self, message: &Message) {
+        if message.segment.is_none() {
+            return;
+        }
+        let lengths = || message.datagrams.iter().map(|one| one.bytes.len());
+        self.mark(match lengths().next() == lengths().next_back() {
+            true => Mark::DatagramJoined,
+            false => Mark::DatagramJoinedShorter,
+        });
+    }
+
+    /// The kernel refuses the first of the messages, whose replies are all lost.
+    fn refuses(&mut self, thread: usize) -> Errno {
+        let of_any = [
             (Errno::CONNREFUSED, Mark::DatagramSendConnrefused),
-            (Errno::from_raw_os_error(libc::EMSGSIZE), Mark::DatagramSendMsgsize),
             (Errno::PERM, Mark::DatagramSendPerm),
             (Errno::NETUNREACH, Mark::DatagramSendNetunreach),
+        ];
+        // For a message of several replies, they say something else.
+        let of_one = [
+            (Errno::NOBUFS, Mark::DatagramSendNobufs),
+            (Errno::from_raw_os_error(libc::EMSGSIZE), Mark::DatagramSendMsgsize),
             (Errno::INVAL, Mark::DatagramSendInval),
         ];
+        let count = self.threads[thread].turn.messages.pop_front().expect("it is to be sent");
+        let errors = of_any.into_iter().chain(of_one.into_iter().filter(|_| count == 1));
+        let errors: Vec<(Errno, Mark)> = errors.collect();
         let (error, mark) = *self.rng.choice(&errors).expect("some");
-        self.mark(mark);
+        self.mark(if count == 1 { mark } else { Mark::DatagramJoinedLost });
         self.event(6, thread, 0, || format!("send {thread}: {error:?}"));
         let state = &mut self.threads[thread];
-        state.model.counts.unsent += 1;
-        state.turn.done += 1;
+        state.model.counts.unsent += count as u64;
+        state.turn.done += count;
         error
     }
 
@@ -264,6 +345,7 @@ impl World {
         if state.turn.replies.is_none() {
             let allowances = &mut processes[state.process].allowances;
             let replies = state.model.replies(&mut state.turn, draw, allowances, marks);
+            state.turn.messages = state.model.messages(&replies, draw, marks);
             state.turn.replies = Some(replies);
         }
     }
@@ -285,8 +367,10 @@ impl World {
     /// A turn of a thread is over.
     pub(super) fn ends_turn(&mut self, thread: usize, counters: &Counters) {
         self.expect_replies(thread);
-        let state = &mut self.threads[thread];
+        let World { threads, marks, .. } = self;
+        let state = &mut threads[thread];
         let turn = std::mem::take(&mut state.turn);
+        state.model.have_left(&turn, marks);
         let Turn { has_failed, paused, done, replies, .. } = turn;
         let replies = replies.expect("set above").len();
         assert_eq!(done, replies, "replies that were sent or refused");

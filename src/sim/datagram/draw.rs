@@ -52,6 +52,8 @@ pub(super) struct DatagramFaultRates {
     pub(super) send_error: u32,
     pub(super) send_full: u32,
     pub(super) send_interrupted: u32,
+    /// A message of several replies cannot leave as one.
+    pub(super) segments_refused: u32,
     /// The machine stands still.
     pub(super) suspended: u32,
     /// The wall clock is set.
@@ -87,6 +89,12 @@ pub(super) struct Draw {
     pub(super) burst_max: usize,
     /// Longest pause of a source between two bursts.
     pub(super) pause_max: Duration,
+    /// The datagrams of a burst have one length, except the last one.
+    pub(super) has_one_length: bool,
+    /// The system knows messages of several replies.
+    pub(super) knows_segments: bool,
+    /// The longest segment that it can send.
+    pub(super) mtu: Option<u16>,
     pub(super) upgrade: Upgrade,
     /// When the server is stopped. `None`: when nothing is left to do.
     pub(super) stops_after: Option<Duration>,
@@ -98,7 +106,9 @@ pub(super) struct Draw {
 const WRAP_NS: u64 = 1 << 44;
 
 impl Draw {
-    pub(super) fn new(rng: &mut fastrand::Rng) -> Draw {
+    /// `own`: for what was added later, so that the seeds from before are what they were, as far as
+    /// that goes.
+    pub(super) fn new(rng: &mut fastrand::Rng, own: &mut fastrand::Rng) -> Draw {
         let one_of = |rng: &mut fastrand::Rng, count| rng.u32(0..count) == 0;
         let serves = match rng.u8(0..10) {
             0..4 => Serves::Echo,
@@ -134,12 +144,20 @@ impl Draw {
             },
             room: *rng.choice(&[1, 5, 70, 300]).expect("some"),
             dropped_before: *rng.choice(&[0, 0, 9, u32::MAX - 3]).expect("some"),
-            rates: DatagramFaultRates::new(rng),
+            rates: DatagramFaultRates::new(rng, own),
             delay_max: ms(rng, &[0, 1, 20, 500]),
             sources: *rng.choice(&[1, 3, 12, 40]).expect("some"),
-            datagrams: if longest > 10_000 { rng.usize(1..=60) } else { rng.usize(1..=400) },
+            datagrams: match longest {
+                10_001.. => rng.usize(1..=60),
+                // So many that messages are tried again after a pause.
+                ..=100 if one_of(own, 16) => rng.usize(1_000..=4_000),
+                _ => rng.usize(1..=400),
+            },
             burst_max: *rng.choice(&[1, 5, 100]).expect("some"),
             pause_max: ms(rng, &[1, 50, 1_000, 90_000]),
+            has_one_length: own.bool(),
+            knows_segments: !one_of(own, 4),
+            mtu: one_of(own, 3).then(|| *own.choice(&[1, 50, 100, 1_472]).expect("some")),
             upgrade: match rng.u8(0..8) {
                 0 | 1 => Upgrade::TakesOver,
                 2 => Upgrade::Fails,
@@ -153,10 +171,11 @@ impl Draw {
 
 impl DatagramFaultRates {
     /// Most of them are zero: too many faults at once hide bugs.
-    fn new(rng: &mut fastrand::Rng) -> DatagramFaultRates {
-        let mut rate = |in_how_many: u32, most: u32| {
+    fn new(rng: &mut fastrand::Rng, own: &mut fastrand::Rng) -> DatagramFaultRates {
+        let draw = |rng: &mut fastrand::Rng, in_how_many: u32, most: u32| {
             if rng.u32(0..in_how_many) == 0 { rng.u32(1..=most) } else { 0 }
         };
+        let mut rate = |in_how_many, most| draw(rng, in_how_many, most);
         DatagramFaultRates {
             lost: rate(3, 300_000),
             doubled: rate(3, 300_000),
@@ -169,6 +188,7 @@ impl DatagramFaultRates {
             send_error: rate(3, 300_000),
             send_full: rate(5, 200_000),
             send_interrupted: rate(4, 300_000),
+            segments_refused: draw(own, 3, 500_000),
             suspended: rate(4, 100_000),
             clock_set: rate(4, 100_000),
         }

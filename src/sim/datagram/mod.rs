@@ -109,6 +109,7 @@ impl Simulation {
                 is_new: false,
                 port: draw.port,
                 longest: draw.longest,
+                segmentation: true,
                 rates: rates.clone(),
                 counters: counters.clone(),
                 stopper: stopper.clone(),

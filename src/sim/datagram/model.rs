@@ -41,6 +41,11 @@ pub(super) struct Turn {
     /// The replies, once they are known, and how many of them have been sent or refused.
     pub(super) replies: Option<Vec<Reply>>,
     pub(super) done: usize,
+    /// How many replies each message must have that is still to be sent.
+    pub(super) messages: VecDeque<usize>,
+    /// Messages that the system has sent, and those that it has refused as one.
+    pub(super) joined: usize,
+    pub(super) split: u32,
 }
 
 /// A reply that is expected.
@@ -119,7 +124,17 @@ pub(super) struct Model {
     error: Option<(ClockError, u64)>,
     /// The lengths of the first receive, which all others must have.
     pub(super) rooms: Vec<Room>,
+    /// Batches that leave one by one after a message was refused, and the receive from which on the
+    /// next message is tried.
+    pause: u64,
+    joins_from: u64,
 }
+
+/// Fewer replies leave one by one (`docs/transports.md`).
+const RUN_MIN: usize = 4;
+/// What a message can have (udp(7)).
+const SEGMENTS_MAX: usize = 64;
+const MESSAGE_BYTES_MAX: usize = 65_507;
 
 /// What the sources of a process may send.
 pub(super) struct Allowances {
@@ -186,6 +201,47 @@ impl Model {
             sessions: HashMap::new(),
             error: None,
             rooms: Vec::new(),
+            pause: 0,
+            joins_from: 0,
+        }
+    }
+
+    /// How many replies each message must have.
+    pub(super) fn messages(
+        &self,
+        replies: &[Reply],
+        draw: &Draw,
+        marks: &mut Marks,
+    ) -> VecDeque<usize> {
+        let mut messages = VecDeque::new();
+        let may_join = draw.knows_segments && self.counts.receives >= self.joins_from;
+        let mut rest = replies;
+        while !rest.is_empty() {
+            let run = run(rest);
+            if run > 1 && !may_join {
+                let known = draw.knows_segments;
+                marks.hit(if known { Mark::DatagramPaused } else { Mark::DatagramNoSegments });
+            }
+            let count = if may_join { run } else { 1 };
+            messages.push_back(count);
+            rest = &rest[count..];
+        }
+        messages
+    }
+
+    /// The messages of a batch have left, or not.
+    pub(super) fn have_left(&mut self, turn: &Turn, marks: &mut Marks) {
+        if turn.split > 0 {
+            if self.pause > 0 {
+                marks.hit(Mark::DatagramRefusedAgain);
+            }
+            self.pause = (2 * self.pause).clamp(16, 65_536);
+            self.joins_from = self.counts.receives + self.pause + 1;
+        } else if turn.joined > 0 {
+            if self.pause > 0 {
+                marks.hit(Mark::DatagramJoinedAgain);
+            }
+            self.pause = 0;
         }
     }
 
@@ -340,6 +396,28 @@ impl Model {
         self.sessions.insert(key, (now, number + 1));
         Some(number)
     }
+}
+
+/// How many of these replies must leave as one message: those to one peer from one address that have
+/// one length, and one more that is shorter.
+fn run(replies: &[Reply]) -> usize {
+    let first = &replies[0].datagram;
+    let length = |reply: &Reply| reply.datagram.bytes.len();
+    let has_its_way =
+        |reply: &&Reply| (reply.datagram.to, reply.datagram.from) == (first.to, first.from);
+    let way = replies.iter().take_while(has_its_way);
+    let alike = way.clone().take_while(|reply| length(reply) == first.bytes.len()).count();
+    let has_shorter =
+        way.clone().nth(alike).is_some_and(|one| (1..first.bytes.len()).contains(&length(one)));
+    let whole = alike + usize::from(has_shorter);
+    let mut bytes = 0;
+    let fits = |reply: &&Reply| {
+        bytes += length(reply);
+        bytes <= MESSAGE_BYTES_MAX
+    };
+    let count = replies[..whole].iter().take(SEGMENTS_MAX).take_while(fits).count();
+    let is_run = count >= RUN_MIN && !first.bytes.is_empty();
+    if is_run { count } else { 1 }
 }
 
 /// Why a datagram is refused (`docs/transports.md`).

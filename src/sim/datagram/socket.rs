@@ -40,6 +40,13 @@ pub(super) struct Outgoing {
     pub(super) bytes: Vec<u8>,
 }
 
+/// What a header sends: a datagram, or with `segment` as many as bytes of this length make.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Message {
+    pub(super) segment: Option<u16>,
+    pub(super) datagrams: Vec<Outgoing>,
+}
+
 /// The room that a header offers: its buffer, and the lengths of the buffer, the name and the control
 /// messages.
 pub(super) type Room = (usize, usize, usize, usize);
@@ -69,15 +76,16 @@ impl MessageCalls for SimSocket {
     // SAFETY: it asks for no more than the trait does.
     unsafe fn send(&self, headers: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
         // SAFETY: the caller promises it.
-        let datagrams = headers.iter().map(|header| unsafe { read(header) }).collect();
+        let messages = headers.iter().map(|header| unsafe { read(header) }).collect();
         let order = lock(&self.world).enters_send(self.thread);
         if let Some(order) = order {
             order.carry_out(&self.world);
         }
-        let count = lock(&self.world).send(self.thread, datagrams)?;
+        let count = lock(&self.world).send(self.thread, messages)?;
         for header in &mut headers[..count] {
             // SAFETY: the caller promises it.
-            header.msg_len = unsafe { (*header.msg_hdr.msg_iov).iov_len } as u32;
+            let vectors = unsafe { vectors(&header.msg_hdr) };
+            header.msg_len = vectors.iter().map(|vector| vector.iov_len).sum::<usize>() as u32;
         }
         Ok(count)
     }
@@ -131,18 +139,31 @@ unsafe fn fill(header: &mut libc::mmsghdr, datagram: &Incoming) {
 const CONTROL_HEADER: usize = 16;
 
 /// # Safety
-/// What the header points to can be read.
-unsafe fn read(header: &libc::mmsghdr) -> Outgoing {
-    let from = &header.msg_hdr;
-    assert_eq!(from.msg_iovlen, 1, "a reply is one buffer");
+/// The header points to vectors.
+unsafe fn vectors(header: &libc::msghdr) -> &[libc::iovec] {
     // SAFETY: the caller promises it.
-    let (name, bytes) = unsafe {
-        let vector = *from.msg_iov;
+    unsafe { slice::from_raw_parts(header.msg_iov, header.msg_iovlen as _) }
+}
+
+/// The datagrams of a message: one, or several with UDP_SEGMENT.
+///
+/// # Safety
+/// What the header points to can be read.
+unsafe fn read(header: &libc::mmsghdr) -> Message {
+    let from = &header.msg_hdr;
+    // SAFETY: the caller promises it.
+    let (name, vectors) = unsafe {
         (
             slice::from_raw_parts(from.msg_name.cast::<u8>(), from.msg_namelen as usize),
-            slice::from_raw_parts(vector.iov_base.cast::<u8>(), vector.iov_len),
+            vectors(from),
         )
     };
+    let mut bytes = Vec::new();
+    for vector in vectors {
+        // SAFETY: the caller promises it.
+        bytes
+            .extend(unsafe { slice::from_raw_parts(vector.iov_base.cast::<u8>(), vector.iov_len) });
+    }
     let control = match from.msg_control.is_null() {
         true => &[][..],
         // SAFETY: the caller promises it.
@@ -150,7 +171,13 @@ unsafe fn read(header: &libc::mmsghdr) -> Outgoing {
             slice::from_raw_parts(from.msg_control.cast::<u8>(), from.msg_controllen as _)
         },
     };
-    Outgoing { to: address_of(name), from: source_of(control), bytes: bytes.to_vec() }
+    let control: Vec<(i32, i32, &[u8])> = messages_of(control);
+    let (to, from) = (address_of(name), source_of(&control));
+    let segment = segment_of(&control);
+    let cut = segment.map_or(bytes.len(), usize::from).max(1);
+    let parts = if bytes.is_empty() { vec![&[][..]] } else { bytes.chunks(cut).collect() };
+    let datagram = |bytes: &[u8]| Outgoing { to, from, bytes: bytes.to_vec() };
+    Message { segment, datagrams: parts.into_iter().map(datagram).collect() }
 }
 
 /// The bytes of a `sockaddr_in` or `sockaddr_in6`.
@@ -191,16 +218,32 @@ fn address_of(name: &[u8]) -> SocketAddr {
     }
 }
 
-/// The address that a datagram is to leave from (ip(7), ipv6(7)).
-fn source_of(control: &[u8]) -> Option<IpAddr> {
-    if control.is_empty() {
-        return None;
+/// Level, type and data of each control message (cmsg(3)).
+fn messages_of(mut control: &[u8]) -> Vec<(i32, i32, &[u8])> {
+    let mut messages = Vec::new();
+    while !control.is_empty() {
+        let word = |at: usize| i32::from_ne_bytes(control[at..at + 4].try_into().expect("4 bytes"));
+        let length = usize::from_ne_bytes(control[..8].try_into().expect("8 bytes"));
+        messages.push((word(8), word(12), &control[CONTROL_HEADER..length]));
+        control = &control[length.next_multiple_of(8)..];
     }
-    let word = |at: usize| i32::from_ne_bytes(control[at..at + 4].try_into().expect("4 bytes"));
-    let length = usize::from_ne_bytes(control[..8].try_into().expect("8 bytes"));
-    let data = &control[CONTROL_HEADER..length];
-    assert_eq!(length.next_multiple_of(8), control.len(), "one control message");
-    match (word(8), word(12)) {
+    assert!(messages.len() <= 2, "a source, and the length of a segment: {messages:?}");
+    messages
+}
+
+/// The length of a segment (udp(7)).
+fn segment_of(messages: &[(i32, i32, &[u8])]) -> Option<u16> {
+    let is_segment = |(level, kind, _): &&(i32, i32, &[u8])| {
+        (*level, *kind) == (libc::SOL_UDP, libc::UDP_SEGMENT)
+    };
+    let (_, _, data) = messages.iter().find(is_segment)?;
+    Some(u16::from_ne_bytes((*data).try_into().expect("2 bytes")))
+}
+
+/// The address that a datagram is to leave from (ip(7), ipv6(7)).
+fn source_of(messages: &[(i32, i32, &[u8])]) -> Option<IpAddr> {
+    let (level, kind, data) = messages.iter().find(|(level, _, _)| *level != libc::SOL_UDP)?;
+    match (*level, *kind) {
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
             assert_eq!(data.len(), size_of::<libc::in_pktinfo>());
             let at = offset_of!(libc::in_pktinfo, ipi_spec_dst);
@@ -225,6 +268,10 @@ impl Socket for SimSocket {
 
     fn dropped(&self) -> Option<u32> {
         Some(lock(&self.world).dropped_at(self.thread))
+    }
+
+    fn knows_segments(&self) -> bool {
+        lock(&self.world).draw.knows_segments
     }
 
     fn now(&self) -> Time {

@@ -71,6 +71,8 @@ struct Source {
     sent: u64,
     arrived: u64,
     socket: usize,
+    /// The length of the datagrams of a burst, if they have one.
+    length: Option<usize>,
 }
 
 /// A socket of the kernel.
@@ -175,7 +177,8 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, told: bool) -> World {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x0064_6772_616d);
-        let draw = Draw::new(&mut rng);
+        let mut own = fastrand::Rng::with_seed(seed ^ 0x7365_676d_656e_7473);
+        let draw = Draw::new(&mut rng, &mut own);
         let now = Time::from_nanos(draw.begun_ns);
         let mut world = World {
             now,
@@ -269,7 +272,7 @@ impl World {
         let address = self.draw_address(number);
         let socket = self.rng.usize(0..self.sockets.len());
         let session = self.rng.u16(0..3);
-        self.sources.push(Source { address, session, sent: 0, arrived: 0, socket });
+        self.sources.push(Source { address, session, sent: 0, arrived: 0, socket, length: None });
         let begins = self.now + self.up_to(self.draw.pause_max.min(Duration::from_secs(1)));
         self.at(begins, DatagramEvent::Source(number));
     }
@@ -312,7 +315,15 @@ impl World {
     pub(super) fn source_sends(&mut self, number: usize) {
         let burst = self.rng.usize(1..=self.draw.burst_max).min(self.unsent);
         self.unsent -= burst;
-        for _ in 0..burst {
+        if self.draw.has_one_length {
+            self.sources[number].length = Some(self.draw_length());
+        }
+        for nth in 0..burst {
+            if nth + 1 == burst
+                && let Some(length) = &mut self.sources[number].length
+            {
+                *length = self.rng.usize(0..=*length);
+            }
             self.send_from(number);
         }
         if self.unsent > 0 {
@@ -377,6 +388,14 @@ impl World {
             let session = self.sources[number].session;
             return packets::request(&mut self.rng, longest, session).into();
         }
+        let length = self.sources[number].length.unwrap_or_else(|| self.draw_length());
+        let mut bytes = vec![0; length];
+        self.rng.fill(&mut bytes);
+        bytes.into()
+    }
+
+    fn draw_length(&mut self) -> usize {
+        let longest = self.draw.longest;
         let length = match self.rng.u8(0..8) {
             0 => 0,
             1 => 1,
@@ -387,9 +406,7 @@ impl World {
             _ => self.rng.usize(0..=100),
         };
         // A datagram of the largest size has no room for more, except over IPv6.
-        let mut bytes = vec![0; length.min(65_527)];
-        self.rng.fill(&mut bytes);
-        bytes.into()
+        length.min(65_527)
     }
 
     /// A datagram arrives at the machine, and goes to a socket if the kernel takes it.

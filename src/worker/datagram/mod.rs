@@ -15,6 +15,7 @@
 //! for no later datagram. All memory is allocated before the thread's first receive.
 //!
 //! * here: start, stop, and the loop
+//! * `segments`: when replies to one peer leave as one message
 //! * `socket`: what a thread needs of the system, as a seam
 //! * `guard`: which datagrams get no reply, so that nobody can use the server to attack another
 //! * `failures`: which failed receives are logged
@@ -35,12 +36,14 @@ use crate::service::DatagramService;
 use crate::shared::counters::Counters;
 use failures::Failures;
 use guard::Guard;
+use segments::Segments;
 pub(crate) use socket::Socket;
 pub(crate) use source_rate::SourceRates;
 use wake::Threads;
 
 mod failures;
 mod guard;
+mod segments;
 mod socket;
 mod source_rate;
 #[cfg(test)]
@@ -67,6 +70,8 @@ pub(crate) struct Setup<S: Socket = OwnedFd> {
     pub(crate) port: u16,
     /// The longest datagram that gets a reply, in bytes.
     pub(crate) longest: usize,
+    /// Whether replies may leave as one message, where the system can.
+    pub(crate) segmentation: bool,
     pub(crate) rates: Option<Arc<SourceRates<S::Hasher>>>,
     pub(crate) service: Box<dyn DatagramService + Send>,
     pub(crate) counters: Arc<Counters>,
@@ -175,6 +180,7 @@ pub(crate) struct Thread<S: Socket = OwnedFd> {
     guard: Guard,
     /// The kernel's count of dropped datagrams when it was last seen.
     dropped: u32,
+    segments: Segments,
     failures: Failures,
 }
 
@@ -183,7 +189,8 @@ impl<S: Socket> Thread<S> {
     pub(crate) fn new(setup: Setup<S>) -> Thread<S> {
         let batch = Batch::new(BATCH, setup.longest);
         let guard = Guard { own_port: setup.port };
-        Thread { setup, batch, guard, dropped: 0, failures: Failures::default() }
+        let segments = Segments::new(setup.segmentation && setup.socket.knows_segments());
+        Thread { setup, batch, guard, dropped: 0, segments, failures: Failures::default() }
     }
 
     /// Serves until it is stopped.
@@ -226,7 +233,11 @@ impl<S: Socket> Thread<S> {
                     return true;
                 }
                 self.failures.recovered();
+                if self.segments.are_tried() {
+                    self.batch.join();
+                }
                 let sent = self.batch.send(&*self.setup.socket);
+                self.segments.have_left(&sent);
                 self.count_sent(&sent);
             }
             Err(Errno::AGAIN) if wait == Wait::No => std::hint::spin_loop(),

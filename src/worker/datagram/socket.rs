@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::base::time::Time;
 use crate::engine::sys::monotonic_now;
 use crate::net::message_calls::MessageCalls;
-use crate::net::sockopt::datagrams_dropped;
+use crate::net::sockopt::{datagrams_dropped, knows_segments};
 
 /// A socket for datagrams, and the clock beside it.
 pub(crate) trait Socket: MessageCalls {
@@ -22,6 +22,9 @@ pub(crate) trait Socket: MessageCalls {
     /// How many datagrams the system has dropped at the socket, also before it was this thread's. The
     /// number wraps around. `None` if the system does not tell.
     fn dropped(&self) -> Option<u32>;
+
+    /// Whether the system knows messages of several datagrams (UDP_SEGMENT).
+    fn knows_segments(&self) -> bool;
 
     /// The time of a clock that is never set.
     fn now(&self) -> Time;
@@ -42,6 +45,10 @@ impl Socket for OwnedFd {
 
     fn dropped(&self) -> Option<u32> {
         datagrams_dropped(self)
+    }
+
+    fn knows_segments(&self) -> bool {
+        knows_segments(self)
     }
 
     #[inline]

@@ -171,6 +171,7 @@ fn thread_at(socket: UdpSocket, is_new: bool) -> (Thread, Arc<Counters>) {
         is_new,
         port,
         longest: 100,
+        segmentation: true,
         rates: None,
         service: Box::new(Echo),
         counters: counters.clone(),

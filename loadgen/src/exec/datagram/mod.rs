@@ -37,7 +37,7 @@ mod phases;
 mod stamp;
 mod wait;
 
-pub use net::{Net, System};
+pub use net::{Net, System, Waited};
 use stamp::Stamp;
 
 /// Waits in a row without anything else, at most.
@@ -204,12 +204,25 @@ impl<N: Net> Datagrams<N> {
         let begun = self.net.now();
         let mut waits = next > begun && !self.lifecycle.plan.busy_poll;
         for _ in 0..WAITS {
-            let before = self.net.now();
-            let found = if waits { self.net.wait(next)? } else { self.net.look()? };
-            if found == 0 {
-                self.looked_at = if waits { self.net.now() } else { before };
-                return Ok(());
-            }
+            // The clock is read before the sockets are looked at: the process can be stopped between
+            // the two, and replies come meanwhile.
+            let waited = match waits {
+                true => self.net.wait(next)?,
+                false => {
+                    let before = self.net.now();
+                    match self.net.look()? {
+                        0 => Waited::Nothing(before),
+                        found => Waited::Found(found),
+                    }
+                }
+            };
+            let found = match waited {
+                Waited::Found(found) => found,
+                Waited::Nothing(at) => {
+                    self.looked_at = self.looked_at.max(at);
+                    return Ok(());
+                }
+            };
             (0..found).for_each(|nth| self.read(self.net.ready(nth)));
             waits = false;
         }

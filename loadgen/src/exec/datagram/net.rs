@@ -14,6 +14,16 @@ use rustix::net::sockopt::set_socket_recv_buffer_size;
 use super::wait::Sockets;
 use crate::traffic::datagram::BATCH;
 
+/// What a wait has found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waited {
+    /// So many sockets have something to read.
+    Found(usize),
+    /// None had anything at this time or later. It is not after the look, as the present may be: the
+    /// process can be stopped between the two.
+    Nothing(Time),
+}
+
 /// Sockets that are numbered in the order in which they were opened, one batch of datagrams that
 /// were received, and one of those that are to be sent.
 pub trait Net {
@@ -44,7 +54,7 @@ pub trait Net {
     ///
     /// # Errors
     /// What the system says.
-    fn wait(&mut self, until: Time) -> io::Result<usize>;
+    fn wait(&mut self, until: Time) -> io::Result<Waited>;
 
     /// The number of a socket that the last look or wait has found.
     fn ready(&self, nth: usize) -> usize;
@@ -127,7 +137,7 @@ impl Net for System {
     }
 
     #[inline]
-    fn wait(&mut self, until: Time) -> io::Result<usize> {
+    fn wait(&mut self, until: Time) -> io::Result<Waited> {
         self.sockets.wait(until)
     }
 

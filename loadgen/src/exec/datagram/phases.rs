@@ -67,7 +67,7 @@ impl<N: Net> Datagrams<N> {
         self.sample(now);
         self.lifecycle.intervals.tick(now);
         let all_ended = self.second.outstanding() == 0
-            && self.lifecycle.all_is_begun(now, |_| self.clients.is_empty());
+            && self.lifecycle.all_is_begun(now, |index| index >= self.clients.len());
         if self.clients.is_empty() {
             self.end_period(now, now.min(self.lifecycle.period.end));
         } else if sent_all && all_ended {

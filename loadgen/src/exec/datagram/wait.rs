@@ -5,6 +5,7 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 
+use super::Waited;
 use echopool::time::Time;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
@@ -24,6 +25,8 @@ pub(super) struct Sockets {
     timer: OwnedFd,
     /// When the timer fires, if it has not.
     armed: Option<Time>,
+    /// When it fired, if the last look or wait has found that.
+    fired: Option<Time>,
     events: Box<[Event]>,
 }
 
@@ -35,7 +38,7 @@ impl Sockets {
         // Reported once each time it fires, so nobody has to read it.
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN | EventFlags::ET)?;
         let none = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
-        Ok(Sockets { epoll, timer, armed: None, events: vec![none; EVENTS].into() })
+        Ok(Sockets { epoll, timer, armed: None, fired: None, events: vec![none; EVENTS].into() })
     }
 
     /// Adds the socket with this number.
@@ -51,11 +54,16 @@ impl Sockets {
 
     /// Waits until a socket has something to read, or until this time. It may return earlier with
     /// nothing: the caller waits again. Returns how many sockets there are for [`Sockets::ready`].
-    pub(super) fn wait(&mut self, until: Time) -> io::Result<usize> {
+    pub(super) fn wait(&mut self, until: Time) -> io::Result<Waited> {
         if self.armed.is_none_or(|armed| armed > until) {
             self.arm(until)?;
         }
-        self.ask(None)
+        let found = self.ask(None)?;
+        // Nothing but the timer ends a wait, and the sockets are looked at when it has fired.
+        Ok(match self.fired {
+            Some(at) if found == 0 => Waited::Nothing(at),
+            _ => Waited::Found(found),
+        })
     }
 
     /// The number of a socket that the last wait has found.
@@ -66,10 +74,11 @@ impl Sockets {
     fn ask(&mut self, timeout: Option<&Timespec>) -> io::Result<usize> {
         // A signal must not look like a time at which no socket had anything.
         let found = retry_on_intr(|| epoll::wait(&self.epoll, &mut self.events[..], timeout))?;
+        self.fired = None;
         match self.events[..found].iter().position(|event| event.data.u64() == TIMER) {
             None => Ok(found),
             Some(at) => {
-                self.armed = None;
+                self.fired = self.armed.take();
                 self.events.swap(at, found - 1);
                 Ok(found - 1)
             }
@@ -110,7 +119,7 @@ mod tests {
             let before = internals::now();
             let until = before + Duration::from_micros(100);
             while internals::now() < until {
-                assert_eq!(sockets.wait(until).expect("a wait"), 0);
+                assert_eq!(sockets.wait(until).expect("a wait"), Waited::Nothing(until));
             }
             if internals::now() - before < Duration::from_millis(1) {
                 break;
@@ -130,14 +139,20 @@ mod tests {
         let past = internals::now();
         let mut found = sockets.wait(past).expect("a wait");
         let begun = Instant::now();
-        while found == 0 {
+        while found == Waited::Nothing(past) {
             assert!(begun.elapsed() < GUARD, "nothing was found");
             found = sockets.wait(past).expect("a wait");
         }
-        assert_eq!((found, sockets.ready(0)), (1, 4));
+        assert_eq!((found, sockets.ready(0)), (Waited::Found(1), 4));
         // It stays until it is read, and an earlier time than the one before ends the wait too.
-        assert_eq!(sockets.wait(internals::now() + GUARD).expect("a wait"), 1);
+        assert_eq!(sockets.wait(internals::now() + GUARD).expect("a wait"), Waited::Found(1));
         one.recv(&mut [0; 8]).expect("received");
-        assert_eq!(sockets.wait(internals::now()).expect("a wait"), 0);
+        // When its time was over, and not when it returned.
+        let until = internals::now();
+        while sockets.wait(until).expect("a wait") != Waited::Nothing(until) {
+            assert!(begun.elapsed() < GUARD, "the time before is reported again and again");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        assert_eq!(sockets.wait(until).expect("a wait"), Waited::Nothing(until));
     }
 }

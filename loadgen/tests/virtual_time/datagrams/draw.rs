@@ -27,6 +27,8 @@ pub struct Faults {
     pub not_opened: u32,
     /// The thread gets no processor for up to three time-outs.
     pub paused: u32,
+    /// The same after it has found nothing, before it does anything else.
+    pub stopped: u32,
 }
 
 /// A run, and its network.
@@ -65,11 +67,7 @@ impl Drawn {
         };
         let mut flags = format!("{name} --seed {seed} -t 1 --timeout {timeout_ms}ms");
         flags += &load(&mut rng, is_stamp, timeout_ms);
-        let mut faults = faults(&mut rng, busy_poll);
-        if flags.contains("--strict") {
-            // A schedule of each connection, also of one that is not there.
-            faults.not_opened = 0;
-        }
+        let faults = faults(&mut rng, busy_poll);
         if busy_poll {
             flags += " --busy-poll";
         }
@@ -154,5 +152,6 @@ fn faults(rng: &mut Rng, busy_poll: bool) -> Faults {
         not_opened: some(8, 400),
         // A thread that never waits has no place for it.
         paused: if busy_poll { 0 } else { some(6, 30) },
+        stopped: if busy_poll { 0 } else { some(6, 30) },
     }
 }

@@ -32,6 +32,8 @@ marks! {
     Unreachable,
     NotOpened,
     Paused,
+    StoppedAfterALook,
+    CameAfterALook,
     /// What follows is what the generator had to find.
     Answered,
     Overdue,

@@ -66,7 +66,7 @@ fn run(seed: u64) -> Marks {
 /// The series of seconds has each reply of the period once. What is read at its last instant, or after
 /// a pause at its end, is in the last second too.
 fn assert_seconds(network: &Network, plan: &Plan, records: &Records) {
-    if !plan.warmup.is_zero() || network.marks.of(Mark::Paused) > 0 {
+    if !plan.warmup.is_zero() || network.has_paused() {
         return;
     }
     let seen: u64 = records.seconds.steps().iter().map(|second| second.replies).sum();

@@ -11,7 +11,7 @@ use echopool::internals::stamp::Reflection;
 use echopool::internals::{ClockError, Sent as Taken};
 use echopool::time::Time;
 use fastrand::Rng;
-use loadgen::exec::datagram::Net;
+use loadgen::exec::datagram::{Net, Waited};
 use loadgen::traffic::datagram::BATCH;
 
 use super::draw::{Drawn, Faults};
@@ -19,6 +19,8 @@ use super::marks::{Mark, Marks};
 
 /// Virtual time zero on the clock of the day.
 const EPOCH_NS: u64 = 1_700_000_000_000_000_000;
+/// No run takes as long.
+const LONGEST_NS: u64 = 300_000_000_000;
 /// What a look costs a thread that never sleeps.
 const LOOK_NS: u64 = 20_000;
 
@@ -65,7 +67,7 @@ pub enum Event {
     Sent {
         socket: usize,
     },
-    /// It found nothing at any socket at this time.
+    /// It found nothing at any socket at this time, or later.
     Empty {
         at: u64,
     },
@@ -138,6 +140,11 @@ impl Network {
     /// Whether anything has arrived that was not read.
     pub fn has_unread(&self) -> bool {
         self.queues.iter().any(|queue| !queue.is_empty())
+    }
+
+    /// Whether the thread got no processor for a while.
+    pub fn has_paused(&self) -> bool {
+        [Mark::Paused, Mark::StoppedAfterALook].iter().any(|mark| self.marks.of(*mark) > 0)
     }
 
     fn faults(&self) -> Faults {
@@ -338,6 +345,7 @@ impl Network {
 
     /// Everything until this time happens.
     fn advance(&mut self, until: u64) {
+        assert!(until < LONGEST_NS, "the run does not end");
         while let Some(entry) = self.under_way.first_entry()
             && entry.key().0 <= until
         {
@@ -358,13 +366,15 @@ impl Network {
         self.ready.len()
     }
 
-    /// The thread gets no processor for a while.
-    fn pause(&mut self) {
-        let faults = self.faults();
-        if self.fault(faults.paused, Mark::Paused) {
+    /// With this probability in thousandths, the thread gets no processor for a while. Returns whether
+    /// it is so.
+    fn pause(&mut self, per_mille: u32, mark: Mark) -> bool {
+        let is_paused = self.fault(per_mille, mark);
+        if is_paused {
             let until = self.now + self.rng.u64(0..=3 * self.drawn.timeout_ns);
             self.advance(until);
         }
+        is_paused
     }
 }
 
@@ -407,18 +417,25 @@ impl Net for &mut Network {
         Ok(found)
     }
 
-    fn wait(&mut self, until: Time) -> io::Result<usize> {
+    fn wait(&mut self, until: Time) -> io::Result<Waited> {
         let until = until.as_nanos();
         while self.find() == 0 && self.now < until {
             let next = self.under_way.first_key_value().map_or(until, |((at, _), _)| *at);
             self.advance(next.min(until));
         }
-        self.pause();
+        let paused = self.faults().paused;
+        self.pause(paused, Mark::Paused);
         let found = self.find();
-        if found == 0 {
-            self.log.push(Event::Empty { at: self.now });
+        if found > 0 {
+            return Ok(Waited::Found(found));
         }
-        Ok(found)
+        // When its time was over, as a timer tells.
+        self.log.push(Event::Empty { at: until });
+        let stopped = self.faults().stopped;
+        if self.pause(stopped, Mark::StoppedAfterALook) && self.find() > 0 {
+            self.marks.add(Mark::CameAfterALook);
+        }
+        Ok(Waited::Nothing(Time::from_nanos(until)))
     }
 
     fn ready(&self, nth: usize) -> usize {

@@ -109,7 +109,7 @@ impl<'a> Truth<'a> {
         let mut nth = 0;
         for event in &self.network.log {
             match event {
-                Event::Empty { at } => self.looked_at = *at,
+                Event::Empty { at } => self.looked_at = self.looked_at.max(*at),
                 Event::Sent { socket } => {
                     let number = self.sockets[*socket].ends.len();
                     let at = self.network.sent[*socket][number].at;
@@ -239,7 +239,7 @@ impl<'a> Truth<'a> {
         if arrived <= sent + timeout {
             assert!(!is_overdue, "it came in time, whenever it is read");
         }
-        let never_paused = self.network.marks.of(Mark::Paused) == 0;
+        let never_paused = !self.network.has_paused();
         if never_paused && arrived > sent + timeout + self.interval() {
             assert!(is_overdue, "it was late");
         }
@@ -345,7 +345,8 @@ impl<'a> Truth<'a> {
     fn compare_requests(&mut self, records: &Records, schedules: &[Vec<u64>]) {
         let sent = |nth: usize| match schedules.len() {
             1 => self.counts.sent as usize,
-            _ => self.sockets[nth].ends.len(),
+            // One that was not opened has a schedule too.
+            _ => self.sockets.get(nth).map_or(0, |socket| socket.ends.len()),
         };
         let unsent = schedules.iter().enumerate().flat_map(|(nth, one)| &one[sent(nth)..]);
         let never_sent = unsent.filter(|at| **at >= self.record_from).count() as u64;
@@ -404,7 +405,7 @@ impl<'a> Truth<'a> {
             Some(_) => assert!(records.send_lag == lag, "the lags"),
             None => assert!(records.send_lag.is_empty()),
         }
-        let is_exact = self.network.marks.of(Mark::Paused) == 0 && self.plan.open_loop.is_none();
+        let is_exact = !self.network.has_paused() && self.plan.open_loop.is_none();
         if is_exact && records.timed_out > 0 {
             let timeout = self.network.drawn.timeout_ns;
             let longest = timeout + 2 * self.interval();
