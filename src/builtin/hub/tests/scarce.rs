@@ -268,6 +268,61 @@ fn who_needs_one_buffer_does_not_wait_for_who_needs_several_and_that_one_then_ne
 }
 
 #[test]
+fn who_was_served_and_needs_more_goes_behind_the_others_and_waits_at_rest() {
+    let mut still = Still::new(2, 16, SIZE, options());
+    let (sender, far) = (still.open(0), still.open(1));
+    still.settle();
+    [sender, far].into_iter().for_each(|id| _ = still.told(id));
+    let mut taken = leave_free(&still, 0, 1);
+    assert!(still.says(sender, &request(Request::Broadcast, b"!")) > 0);
+    still.turn_of(0);
+    still.run();
+    assert!(still.workers[0].starves);
+    // A broadcast takes a buffer for each worker, and there is one.
+    taken.pop();
+    still.turn_of(0);
+    assert!(still.workers[0].starves && still.input_len(sender) > 0);
+    still.turn_of(0);
+    assert!(!still.workers[0].starves, "those that wait come before it");
+    // Then it waits again, for more than there is, and has no turn until then.
+    still.run();
+    assert_eq!(still.workers[0].next, None);
+    taken.pop();
+    turn_for_buffers(&mut still, 0);
+    assert_eq!(still.input_len(sender), 0);
+    assert_eq!(still.told(far), [to_all(sender, b"!")]);
+    drop(taken);
+    still.settle();
+    assert_eq!((still.held(), still.dropped()), (0, 0));
+}
+
+#[test]
+fn who_needs_one_buffer_is_served_though_another_waits_for_more() {
+    let mut still = Still::new(2, 16, SIZE, options());
+    let (many, one, far) = (still.open(0), still.open(0), still.open(1));
+    still.settle();
+    [many, one, far].into_iter().for_each(|id| _ = still.told(id));
+    let mut taken = leave_free(&still, 0, 2);
+    // It waits for a second buffer.
+    assert!(still.says(many, &request(Request::Broadcast, b"!")) > 0);
+    still.turn_of(0);
+    still.run();
+    assert!(still.workers[0].starves);
+    // This takes the first one for its input, and waits for any.
+    assert!(still.says(one, &request(Request::Send { to: one }, b"?")) > 0);
+    still.turn_of(0);
+    still.run();
+    assert!(still.input_len(one) > 0);
+    taken.pop();
+    turn_for_buffers(&mut still, 0);
+    assert_eq!(still.input_len(one), 0);
+    assert!(still.told(one).contains(&to_one(one, b"?")));
+    drop(taken);
+    still.settle();
+    assert_eq!((still.held(), still.dropped()), (0, 0));
+}
+
+#[test]
 fn a_broadcast_that_lacks_a_buffer_for_another_worker_continues_when_the_members_there_are_gone() {
     // They may be gone before the worker has had a turn.
     for looks in [true, false] {
