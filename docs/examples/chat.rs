@@ -1,7 +1,7 @@
 //! A chat room: a client's first line is its name, and each further line goes to everybody else.
 //! `cargo run --example chat -- 127.0.0.1:7777`, then `nc 127.0.0.1 7777` as often as you like.
 
-use echopool::framing::{Delimiter, Framing, Scan};
+use echopool::framing::{Framing, Scan};
 use echopool::service::{Answer, Connection, To};
 use echopool::{CloseReason, Config, Server, Service};
 
@@ -18,8 +18,7 @@ impl Service for Chat {
     type Session = Guest;
 
     fn data(&mut self, connection: &mut Connection<'_>, guest: &mut Guest) -> Answer {
-        let delimiter = Delimiter::new(b"\n").expect("1 to 16 bytes");
-        let lines = Framing::Delimiter { delimiter, max: LINE_MAX as u32 };
+        let lines = Framing::lines(LINE_MAX as u32);
         loop {
             let line = match connection.take_message(&lines, &mut Scan::default()) {
                 Ok(Some(line)) => line,

@@ -4,7 +4,7 @@
 //! cargo run --example upper -- 127.0.0.1:7777
 //! ```
 
-use echopool::framing::{Delimiter, Framing, Scan};
+use echopool::framing::{Framing, Scan};
 use echopool::service::{Answer, Connection};
 use echopool::{CloseReason, Config, Server, Service};
 
@@ -16,8 +16,7 @@ pub struct Upper {
 impl Upper {
     /// For lines of at most `max` bytes.
     pub fn with_lines_of(max: u32) -> Upper {
-        let delimiter = Delimiter::new(b"\n").expect("1 to 16 bytes");
-        Upper { lines: Framing::Delimiter { delimiter, max } }
+        Upper { lines: Framing::lines(max) }
     }
 }
 

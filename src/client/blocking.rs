@@ -14,12 +14,11 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// A client whose calls block until they complete.
 ///
 /// ```
-/// use std::net::{Ipv4Addr, SocketAddr};
 /// use std::time::Duration;
 /// use echopool::{Config, Server};
 /// use echopool::builtin::Echo;
 ///
-/// # let config = Config::new().listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+/// # let config = Config::new().listen("127.0.0.1:0");
 /// # let server = Server::start(config.workers(1).max_connections(10), Echo)?;
 /// # let address = server.local_endpoints()[0].to_string();
 /// let mut client = echopool::client::Blocking::connect(&address)?;

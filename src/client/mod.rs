@@ -5,13 +5,12 @@
 //! [`Blocking`] is a blocking client on top of it.
 //!
 //! ```
-//! use std::net::{Ipv4Addr, SocketAddr};
 //! use std::time::Duration;
 //! use echopool::client::{ClientLoop, LoopLimits, Options};
 //! use echopool::{Config, Server};
 //! use echopool::builtin::Echo;
 //!
-//! # let config = Config::new().listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+//! # let config = Config::new().listen("127.0.0.1:0");
 //! # let server = Server::start(config.workers(1).max_connections(10), Echo)?;
 //! # let target = server.local_endpoints()[0].to_string();
 //! let clients = ClientLoop::start(LoopLimits::for_clients(100))?;

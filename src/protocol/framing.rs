@@ -85,6 +85,12 @@ pub struct Scan {
 }
 
 impl Framing {
+    /// Lines that end with a line feed, which is part of them, of at most `max` bytes. A carriage
+    /// return before it is a byte of the line: `trim_ascii_end` removes both.
+    pub fn lines(max: u32) -> Framing {
+        Framing::Delimiter { delimiter: Delimiter::new(b"\n").expect("one byte"), max }
+    }
+
     /// Maximum size of a message on the wire, including its length or delimiter, in bytes.
     pub fn wire_max(&self) -> usize {
         match *self {

@@ -51,13 +51,12 @@ pub(crate) mod view;
 ///
 /// ```
 /// use std::io::{Read, Write};
-/// use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+/// use std::net::TcpStream;
 /// use std::time::Duration;
 /// use echopool::{Config, Drained, Server};
 /// use echopool::builtin::Echo;
 ///
-/// let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
-/// let config = Config::new().listen(anywhere).workers(2).max_connections(100);
+/// let config = Config::new().listen("127.0.0.1:0").workers(2).max_connections(100);
 /// let server = Server::start(config, Echo)?;
 ///
 /// let address = server.local_endpoints()[0].socket_addr().unwrap();
@@ -691,12 +690,12 @@ impl ServerHandle {
     ///
     /// ```
     /// use std::io::Read;
-    /// use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+    /// use std::net::TcpStream;
     /// use echopool::{Config, SendError, Server};
     /// use echopool::builtin::Echo;
     ///
-    /// let config = Config::new().listen(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
-    /// let server = Server::start(config.workers(2).max_connections(10), Echo)?;
+    /// let config = Config::new().listen("127.0.0.1:0").workers(2).max_connections(10);
+    /// let server = Server::start(config, Echo)?;
     /// let mut client = TcpStream::connect(server.local_endpoints()[0].socket_addr().unwrap())?;
     ///
     /// # while server.clients().is_empty() { std::thread::yield_now() }

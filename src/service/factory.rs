@@ -43,8 +43,7 @@ use crate::shared::mailbox::{Mailboxes, Parcels};
 ///     }
 /// }
 ///
-/// let anywhere: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
-/// let config = Config::new().listen(anywhere).workers(2).max_connections(100);
+/// let config = Config::new().listen("127.0.0.1:0").workers(2).max_connections(100);
 /// let meter = ServicePlan::new(|worker| Meter { bytes: vec![0; worker.connections_max()] });
 /// let server = Server::start(config, meter.memory_bytes(100 * 8))?;
 /// # Ok::<(), echopool::StartError>(())

@@ -23,7 +23,7 @@ impl Connection<'_> {
     ///
     /// ```
     /// use echopool::CloseReason;
-    /// use echopool::framing::{Delimiter, Framing, Scan};
+    /// use echopool::framing::{Framing, Scan};
     /// use echopool::service::{Answer, Connection, Service};
     ///
     /// /// Sends each line back, unless it is empty.
@@ -44,9 +44,11 @@ impl Connection<'_> {
     ///     }
     /// }
     ///
-    /// let delimiter = Delimiter::new(b"\n").expect("1 to 16 bytes");
-    /// let lines = Lines(Framing::Delimiter { delimiter, max: 1000 });
+    /// let lines = Lines(Framing::lines(1000));
     /// ```
+    ///
+    /// A service that replies to a message may find no buffer for the reply. It then puts the
+    /// message back: see [`put_back`](Connection::put_back).
     pub fn take_message(
         &mut self,
         framing: &Framing,
@@ -60,6 +62,56 @@ impl Connection<'_> {
                 Ok(None)
             }
         }
+    }
+
+    /// Puts bytes that were taken from the front of the input back to its front, for example a
+    /// message to which there is no buffer to reply. If [`send`](Connection::send) has returned
+    /// false, the service is called again when there is one, and finds the message in its place.
+    ///
+    /// The scan of the input must be that of its front: it is after
+    /// [`take_message`](Connection::take_message). After [`take_messages`](Connection::take_messages),
+    /// set it to `Scan::default()`.
+    ///
+    /// # Panics
+    /// If the bytes are in buffers of another worker.
+    ///
+    /// ```
+    /// use echopool::CloseReason;
+    /// use echopool::framing::{Framing, Scan};
+    /// use echopool::service::{Answer, Connection, Service};
+    /// use echopool::testing::Rig;
+    ///
+    /// /// Replies to each line with its length.
+    /// struct Lengths(Framing);
+    ///
+    /// impl Service for Lengths {
+    ///     type Session = Scan;
+    ///
+    ///     fn data(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
+    ///         loop {
+    ///             let line = match connection.take_message(&self.0, scan) {
+    ///                 Ok(Some(line)) => line,
+    ///                 Ok(None) => return Answer::Continue,
+    ///                 Err(_) => return Answer::CloseAfterSendFor(CloseReason::MessageTooLong),
+    ///             };
+    ///             let reply = format!("{}\n", line.to_vec().trim_ascii_end().len());
+    ///             if !connection.send(reply.as_bytes()) {
+    ///                 // Nothing has been done for this line yet. It is, when there is a buffer.
+    ///                 connection.put_back(line);
+    ///                 return Answer::Continue;
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let mut rig = Rig::new(|| Lengths(Framing::lines(1000)));
+    /// let client = rig.connect();
+    /// rig.send(client, b"one\nthree\n");
+    /// assert_eq!(rig.received(client), b"3\n5\n");
+    /// ```
+    pub fn put_back(&mut self, mut taken: Chain) {
+        taken.append(self.input);
+        *self.input = taken;
     }
 
     /// Takes all complete messages out of the input at once, as one chain. Otherwise like
@@ -187,6 +239,40 @@ mod tests {
         assert_eq!(rig.received(client), b"<one\r\n\r\nthree and four\r\rx\r\n>");
         rig.send(client, b"\n");
         assert_eq!(rig.received(client), b"<no end\r\n>");
+    }
+
+    /// A line for whose reply there is no buffer is put back, and replied to before the next.
+    #[test]
+    fn a_message_that_is_put_back_is_the_next_again_and_none_is_lost() {
+        /// Replies with a count and the whole line, in a buffer of its own.
+        struct Replies(u8);
+        impl Service for Replies {
+            type Session = Scan;
+
+            fn data(&mut self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
+                while let Some(line) = connection.take_message(&lines(100), scan).unwrap() {
+                    let reply = [&[b'0' + self.0; 16][..], &line.to_vec()].concat();
+                    if !connection.send(&reply) {
+                        connection.put_back(line);
+                        break;
+                    }
+                    self.0 += 1;
+                }
+                Answer::Continue
+            }
+        }
+        let mut rig = Rig::with_buffers(|| Replies(0), 8, 16);
+        let client = rig.connect();
+        rig.take_buffers_but(2);
+        rig.send(client, b"one\r\ntwo\r\n");
+        assert_eq!(rig.received(client), b"", "a reply takes two buffers");
+        assert_eq!(rig.counts().waits_for_buffer, 1);
+        rig.give_buffers();
+        let expected = b"0000000000000000one\r\n1111111111111111two\r\n";
+        let received = rig.received(client);
+        assert_eq!(received, expected, "{}", received.escape_ascii());
+        rig.finish(client);
+        assert_eq!((rig.is_closed(client), rig.buffers_held()), (true, 0));
     }
 
     /// A line that stays in the input because there is no buffer is not joined with the next one.

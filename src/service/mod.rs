@@ -99,8 +99,7 @@ pub enum Answer {
 ///     }
 /// }
 ///
-/// let anywhere: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
-/// let config = Config::new().listen(anywhere).max_connections(100);
+/// let config = Config::new().listen("127.0.0.1:0").max_connections(100);
 /// let server = Server::start(config, || Upper)?;
 /// # Ok::<(), echopool::StartError>(())
 /// ```

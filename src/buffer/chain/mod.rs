@@ -417,6 +417,22 @@ impl Chain {
         copied
     }
 
+    /// A copy of all bytes, for what takes them in one piece. It allocates, so a service that must
+    /// not uses [`slices`](Chain::slices) or [`peek`](Chain::peek).
+    ///
+    /// ```
+    /// # use echopool::service::{Answer, Connection, Service};
+    /// # fn data(connection: &mut Connection<'_>) -> Answer {
+    /// let text = String::from_utf8_lossy(&connection.input.to_vec()).into_owned();
+    /// # Answer::Continue
+    /// # }
+    /// ```
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
+        self.slices().for_each(|slice| bytes.extend_from_slice(slice));
+        bytes
+    }
+
     /// Copies the bytes at this offset into `into`. Returns false, with `into` unspecified, if the
     /// chain ends before that many.
     #[inline]

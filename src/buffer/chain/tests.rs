@@ -20,6 +20,7 @@ fn bytes_are_copied_behind_the_last_lease_if_there_is_room() {
     chain.push_back(lease);
     assert!(!chain.extend_last(b"four") && chain.extend_last(b"fgh"));
     assert_eq!((chain.first_slice(), chain.len()), (&b"abcdefgh"[..], 8));
+    assert_eq!(chain.to_vec(), b"abcdefgh");
 }
 
 #[test]
@@ -62,6 +63,7 @@ fn a_chain_gives_its_buffers_back_when_dropped() {
         (2, 6, 2),
         "an empty lease is no part of a chain"
     );
+    assert_eq!(chain.to_vec(), b"onetwo");
     drop(chain);
     assert_eq!(pool.held(), 0);
 }

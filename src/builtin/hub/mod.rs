@@ -54,8 +54,7 @@ use outbox::{HubState, Outbox};
 /// use echopool::builtin::{HubOptions, Slow};
 /// use echopool::{Config, Server};
 ///
-/// let anywhere: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
-/// let config = Config::new().listen(anywhere).workers(2).max_connections(100);
+/// let config = Config::new().listen("127.0.0.1:0").workers(2).max_connections(100);
 /// let hub = HubOptions { slow: Slow::Close, ..HubOptions::default() };
 /// let server = Server::start(config, hub)?;
 /// # Ok::<(), echopool::StartError>(())
