@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::buffer::{Pool, Reserve};
 #[cfg(feature = "sim")]
-use crate::builtin::delay::Distribution;
+use crate::builtin::delay::{self, Distribution};
 
 use crate::service::Service;
 #[cfg(feature = "tls")]
@@ -70,6 +70,12 @@ pub const fn client_fixed_bytes<S: Service>() -> usize {
 /// Out of memory.
 pub fn pool(size: usize, count: u32) -> io::Result<Pool> {
     Ok(Pool::new(Reserve::new(size, count)?, 0))
+}
+
+/// The random numbers of the first worker of a delay service with this seed.
+#[cfg(feature = "sim")]
+pub fn delay_numbers(seed: u64) -> fastrand::Rng {
+    delay::random(seed, 0)
 }
 
 /// A delay of the delay service, drawn from its distribution.

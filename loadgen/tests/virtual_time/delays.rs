@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use echopool::builtin::delay::Distribution;
-use echopool::internals::draw_delay;
-use fastrand::Rng;
+use echopool::internals::{delay_numbers, draw_delay};
 use loadgen::report::Report;
 
 use crate::world::{
@@ -21,7 +20,7 @@ fn exact(options: &str, law: Distribution, seconds: u64) -> Report {
     let flags = format!("-c 40 -t 2 -R 2000 --arrivals poisson -d {seconds}s");
     let report = drive_delay(&flags, &format!("{options}&seed={SEED}"));
     assert_kept(&report);
-    let mut rng = Rng::with_seed(SEED);
+    let mut rng = delay_numbers(SEED);
     let drawn = (0..report.records.offered).map(|_| draw_delay(&law, &mut rng).as_nanos() as u64);
     assert!(report.records.latency == histogram_of(drawn), "{options}: not what was drawn");
     assert!(report.records.latency == report.records.service_time);

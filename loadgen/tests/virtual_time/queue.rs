@@ -8,8 +8,7 @@
 use std::time::Duration;
 
 use echopool::builtin::delay::Distribution;
-use echopool::internals::draw_delay;
-use fastrand::Rng;
+use echopool::internals::{delay_numbers, draw_delay};
 use hdrhistogram::Histogram;
 use loadgen::report::Report;
 
@@ -24,7 +23,7 @@ const SEED: u64 = 3;
 fn by_recursion(report: &Report) -> (Histogram<u64>, u64) {
     let service = Distribution::Exponential(Duration::from_millis(1));
     let end = report.records.elapsed().as_nanos() as u64;
-    let (mut rng, mut last, mut outstanding) = (Rng::with_seed(SEED), 0, 0);
+    let (mut rng, mut last, mut outstanding) = (delay_numbers(SEED), 0, 0);
     let latencies = intended(report).into_iter().map(|arrival| {
         last = arrival.max(last) + draw_delay(&service, &mut rng).as_nanos() as u64;
         outstanding += last.min(end) - arrival;

@@ -53,7 +53,7 @@ options! {
         // The default is four full receives.
         pub hold: u32 = 256 << 10, "hold" = "SIZE", Size(1, HOLD_MAX),
             "bytes of one connection that may wait";
-        /// Seed of the random numbers. Each worker adds its own number to it. Default: 1.
+        /// Seed of the random numbers. Each worker, and each seed, has its own. Default: 1.
         //
         // The default is fixed so that a run can be repeated.
         pub seed: u64 = 1, "seed" = "NUMBER",

@@ -161,6 +161,27 @@ fn without_a_buffer_to_cut_a_reply_off_with_the_whole_ones_before_it_are_sent() 
     assert_eq!(connection.output.slices().collect::<Vec<_>>().concat(), b"abcdef");
 }
 
+/// Servers with seeds in a row, and workers in a row, are compared as if they were independent: the
+/// means of their delays must not follow each other.
+#[test]
+fn neither_seeds_in_a_row_nor_workers_have_delays_that_follow_each_other() {
+    const COUNT: usize = 600;
+    let excess = |mut rng: Rng| (0..200).filter(|_| rng.f64() > 0.5).count() as f64 - 100.0;
+    let of_seeds: fn(usize) -> Rng = |nth| random(nth as u64, 0);
+    for (what, of) in [("seeds", of_seeds), ("workers", |nth| random(1, nth))] {
+        let seen: Vec<f64> = (0..COUNT).map(|nth| excess(of(nth))).collect();
+        let product = |lag: usize| {
+            let pairs = seen.iter().zip(&seen[lag..]);
+            pairs.map(|(one, other)| one * other).sum::<f64>() / (COUNT - lag) as f64
+        };
+        for lag in 1..30 {
+            let correlation = product(lag) / product(0);
+            // Five standard deviations of that of independent ones.
+            assert!(correlation.abs() < 0.2, "{what}, {lag} apart: {correlation}");
+        }
+    }
+}
+
 /// Sends the current time in requests of 8 bytes, and compares the arrival of each reply with the
 /// earliest time that the law and the seed's draws allow. The server cannot have read a request
 /// before it was sent, so a correct reply cannot arrive before that time. Returns how many requests
@@ -179,7 +200,7 @@ fn assert_never_early(text: &str, count: usize) -> usize {
                 thread::sleep(Duration::from_micros(gaps.u64(0..1_500)));
             }
         });
-        let (mut rng, mut last, mut in_stall) = (Rng::with_seed(5), Time::ZERO, 0);
+        let (mut rng, mut last, mut in_stall) = (random(5, 0), Time::ZERO, 0);
         for at in 0..count {
             let mut stamp = [0; 8];
             client.read_exact(&mut stamp).unwrap();
