@@ -107,11 +107,11 @@ fn a_shard_that_does_not_come_fails_the_run_and_is_named() {
     let server = EchoServer::start(Fault::None);
     let port = own_port();
     let flags =
-        format!("{} -c 3 -t 1 --barrier 127.0.0.1:{port} --barrier-timeout 4s", server.address);
+        format!("{} -c 3 -t 1 --barrier 127.0.0.1:{port} --barrier-timeout 15s", server.address);
     let parts = ["0/3", "1/3"].map(|shard| start(program(&format!("{flags} --shard {shard}"))));
     let [first, second] = parts.map(|run| run.wait().expect(1));
     first.complains("of 3 shards these did not arrive at the barrier");
-    first.complains("within 4s: 2 (--barrier-timeout)");
+    first.complains("within 15s: 2 (--barrier-timeout)");
     second.complains("shard 1/3: ");
 }
 
