@@ -32,6 +32,35 @@ pub(crate) struct Claim {
     pub(crate) needs: u32,
 }
 
+/// Since when a connection that holds buffers has not moved. One that its service pauses comes after
+/// all others, however long they have not moved: it is not its peer's fault.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Stall {
+    pub(crate) is_paused: bool,
+    pub(crate) since: Time,
+}
+
+impl Stall {
+    /// 2^63 ns are 292 years.
+    const PAUSED: u64 = 1 << 63;
+    /// Stands for no connection. It comes after all others.
+    const NONE: u64 = u64::MAX;
+
+    fn pack(stall: Option<Stall>) -> u64 {
+        stall.map_or(Stall::NONE, |Stall { is_paused, since }| {
+            let nanos = since.as_nanos().min(Stall::PAUSED - 2);
+            if is_paused { Stall::PAUSED | nanos } else { nanos }
+        })
+    }
+
+    fn unpack(packed: u64) -> Option<Stall> {
+        (packed != Stall::NONE).then(|| Stall {
+            is_paused: packed & Stall::PAUSED != 0,
+            since: Time::from_nanos(packed & !Stall::PAUSED),
+        })
+    }
+}
+
 /// A thread of loom has a small stack.
 const NOTES: usize = if cfg!(all(test, loom)) { 2 } else { WORKERS_MAX };
 
@@ -52,8 +81,8 @@ struct Note {
     asked: AtomicU32,
     /// In nanoseconds.
     waits_since: AtomicU64,
-    /// In nanoseconds; `u64::MAX` if nothing is stalled.
-    stalled_since: AtomicU64,
+    /// A [`Stall`], packed.
+    stall: AtomicU64,
     waker: OnceLock<Waker>,
 }
 
@@ -64,7 +93,7 @@ impl Board {
             needs: AtomicU32::new(1),
             asked: AtomicU32::new(0),
             waits_since: AtomicU64::new(u64::MAX),
-            stalled_since: AtomicU64::new(u64::MAX),
+            stall: AtomicU64::new(Stall::NONE),
             waker: OnceLock::new(),
         };
         Board {
@@ -146,18 +175,17 @@ impl Board {
         self.claimants(WORKERS_MAX).any(|note| since(note) <= limit.as_nanos())
     }
 
-    /// Publishes since when the bytes of a worker's longest stalled connection have not moved.
-    pub(crate) fn publish_stall(&self, worker: usize, since: Option<Time>) {
-        let nanos = since.map_or(u64::MAX, Time::as_nanos);
-        self.notes[worker].stalled_since.store(nanos, Ordering::Relaxed);
+    /// Publishes since when the connection of a worker that is to be shed first has not moved.
+    pub(crate) fn publish_stall(&self, worker: usize, stall: Option<Stall>) {
+        self.notes[worker].stall.store(Stall::pack(stall), Ordering::Relaxed);
     }
 
-    /// The worker with the longest stalled connection, and since when it has been stalled.
-    pub(crate) fn longest_stalled(&self) -> Option<(usize, Time)> {
-        let since = |note: &Note| note.stalled_since.load(Ordering::Relaxed);
-        let (worker, nanos) =
-            self.notes.iter().map(since).enumerate().min_by_key(|&(_, nanos)| nanos)?;
-        (nanos != u64::MAX).then(|| (worker, Time::from_nanos(nanos)))
+    /// The worker with the connection that is to be shed first, and since when that has not moved.
+    pub(crate) fn longest_stalled(&self) -> Option<(usize, Stall)> {
+        let packed = |note: &Note| note.stall.load(Ordering::Relaxed);
+        let (worker, packed) =
+            self.notes.iter().map(packed).enumerate().min_by_key(|&(_, packed)| packed)?;
+        Some((worker, Stall::unpack(packed)?))
     }
 
     /// Asks a worker to shed a connection, because `free` buffers are not enough. Does nothing
@@ -272,15 +300,23 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_stalled_of_all_workers_is_found() {
+    fn the_longest_stalled_of_all_workers_is_found_and_a_paused_one_after_all_others() {
         let (board, _) = board();
+        let [paused, stalled] =
+            [true, false].map(|is_paused| move |nanos| Stall { is_paused, since: at(nanos) });
         assert_eq!(board.longest_stalled(), None);
-        board.publish_stall(1, Some(at(9)));
-        board.publish_stall(3, Some(at(7)));
-        assert_eq!(board.longest_stalled(), Some((3, at(7))));
+        board.publish_stall(1, Some(stalled(9)));
+        board.publish_stall(3, Some(stalled(7)));
+        board.publish_stall(2, Some(paused(1)));
+        assert_eq!(board.longest_stalled(), Some((3, stalled(7))));
         board.publish_stall(3, None);
-        assert_eq!(board.longest_stalled(), Some((1, at(9))));
+        assert_eq!(board.longest_stalled(), Some((1, stalled(9))));
         board.leave(1);
+        assert_eq!(board.longest_stalled(), Some((2, paused(1))));
+        board.publish_stall(0, Some(stalled(u64::MAX)));
+        assert_eq!(board.longest_stalled().map(|(worker, _)| worker), Some(0));
+        board.leave(0);
+        board.leave(2);
         assert_eq!(board.longest_stalled(), None);
     }
 

@@ -130,7 +130,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let (output, input) = self.longest_unmoved(process);
         let stalled = output.into_iter().chain(input).min();
         let Process { reserve, permits, .. } = &self.processes[process];
-        let published = reserve.board().longest_stalled().map(|(_, since)| since);
+        let published = reserve.board().longest_stalled();
         let holds = |worker: &Worker<E, Watched, L>| {
             worker.inputs().any(|(_, bytes)| bytes > 0) || worker.kept_by_layers().next().is_some()
         };

@@ -12,8 +12,8 @@
 //! buffers from others by moving a byte now and then.
 //!
 //! Input that the service holds while it pauses the connection is not the peer's fault. Such a
-//! connection counts only if no other holds buffers, and then as if it had moved later, by twice the
-//! [`patience`].
+//! connection counts only if no other of any worker holds buffers, and then as if it had moved later,
+//! by twice the [`patience`].
 //!
 //! While a connection waits for a buffer, this side does not move its bytes. What the peer has
 //! acknowledged and sent by then is noted when the wait begins. If it is the same when the
@@ -27,6 +27,7 @@ use super::super::layer::Layer;
 use crate::base::key::Key;
 use crate::base::slot_queue::SlotQueue;
 use crate::base::time::Time;
+use crate::buffer::board::Stall;
 use crate::engine::Engine;
 use crate::error::CloseReason;
 use crate::service::{Attention, Service};
@@ -151,15 +152,33 @@ impl Moves {
         self.pausing.remove(slot);
     }
 
-    /// The connection that has not moved for longest, whether that is its output, and since when.
-    fn longest(&self) -> Option<(u32, bool, Time)> {
-        let note = |slot| self.notes[slot as usize];
-        let output = self.stalled.front().map(|slot| (slot, true, note(slot).output.at));
-        let input = self.holding.front().map(|slot| (slot, false, note(slot).input.at));
-        let paused = self.pausing.front();
-        let paused = paused.map(|slot| (slot, false, note(slot).input.at + self.grace));
-        output.into_iter().chain(input).min_by_key(|&(_, _, since)| since).or(paused)
+    /// The connection that is to be shed first, and since when it has not moved.
+    fn longest(&self) -> Option<(u32, What, Stall)> {
+        let of = |queue: &SlotQueue, what: What| {
+            let slot = queue.front()?;
+            let note = self.notes[slot as usize];
+            let (is_paused, since) = match what {
+                What::Output => (false, note.output.at),
+                What::Input => (false, note.input.at),
+                What::PausedInput => (true, note.input.at + self.grace),
+            };
+            Some((slot, what, Stall { is_paused, since }))
+        };
+        let all = [
+            of(&self.stalled, What::Output),
+            of(&self.holding, What::Input),
+            of(&self.pausing, What::PausedInput),
+        ];
+        all.into_iter().flatten().min_by_key(|&(_, _, stall)| stall)
     }
+}
+
+/// What keeps the buffers of a connection.
+#[derive(Clone, Copy)]
+enum What {
+    Output,
+    Input,
+    PausedInput,
 }
 
 impl<S: Service, L: Layer> Core<S, L> {
@@ -289,39 +308,43 @@ impl<S: Service, L: Layer> Core<S, L> {
 
     #[cold]
     fn publish_stall(&mut self) {
-        let since = self.longest_unmoved();
-        self.pool.reserve().board().publish_stall(self.index, since);
+        let stall = self.supply.moves.longest().map(|(_, _, stall)| stall);
+        self.pool.reserve().board().publish_stall(self.index, stall);
     }
 
-    /// Since when the connection of this worker that has not moved for longest has not moved.
-    pub(in super::super) fn longest_unmoved(&self) -> Option<Time> {
-        self.supply.moves.longest().map(|(_, _, since)| since)
-    }
-
-    /// The connection of this worker that has not moved for longest, if it has not since `limit`.
+    /// The connection of this worker that is to be shed first, if it has not moved since `limit`.
     /// Looks at each that seems so.
     pub(super) fn find_unmoved<E: Engine>(&mut self, engine: &E, limit: Time) -> Option<Key> {
         loop {
-            let (slot, is_output, since) = self.supply.moves.longest()?;
-            if since > limit {
+            let (slot, what, stall) = self.supply.moves.longest()?;
+            if stall.since > limit || (stall.is_paused && self.others_hold()) {
                 return None;
             }
             let key = self.table.key_of(slot).expect("a queue holds live connections only");
-            let count = match is_output {
-                true => self.acknowledged(engine, key),
-                false => Some(self.arrived(engine, key)),
+            let count = match what {
+                What::Output => self.acknowledged(engine, key),
+                What::Input | What::PausedInput => Some(self.arrived(engine, key)),
             };
             let now = self.now;
             let note = self.supply.moves.note(slot);
-            let movement = if is_output { &mut note.output } else { &mut note.input };
+            let movement = match what {
+                What::Output => &mut note.output,
+                What::Input | What::PausedInput => &mut note.input,
+            };
             if !count.is_some_and(|count| movement.moves(count, now)) {
                 return Some(key);
             }
-            match is_output {
-                true => self.stall_again(engine, key),
-                false => self.holds_anew(key),
+            match what {
+                What::Output => self.stall_again(engine, key),
+                What::Input | What::PausedInput => self.holds_anew(key),
             }
         }
+    }
+
+    /// Whether a connection of any worker that is not paused holds buffers.
+    fn others_hold(&self) -> bool {
+        let first = self.pool.reserve().board().longest_stalled();
+        first.is_some_and(|(_, stall)| !stall.is_paused)
     }
 }
 

@@ -44,7 +44,7 @@ impl<S: Service, L: Layer> Core<S, L> {
             return;
         }
         match self.pool.reserve().board().longest_stalled() {
-            Some((_, since)) if since + patience(after) > self.looked_at => {}
+            Some((_, stall)) if stall.since + patience(after) > self.looked_at => {}
             Some((worker, _)) if worker == self.index => self.shed_one(engine, after),
             Some((worker, _)) => {
                 let reserve = self.pool.reserve();

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::stepped::{RULES, Stepped, Wants};
 use super::*;
+use crate::buffer::board::Stall;
 use crate::shared::mailbox::WorkerTimes;
 
 const SPAN: Duration = Duration::from_secs(3);
@@ -297,6 +298,48 @@ fn a_connection_that_is_no_longer_paused_is_shed_as_early_as_others() {
     other.write_all(b"y").unwrap();
     stopped.stepped.turns_until("another one waits", |worker| worker.waiting().len() == 1);
     stopped.let_pass(shed_after);
+    stopped.turns();
+    assert_eq!(stopped.counters.read().closed(CloseReason::Shed), 1);
+    stopped.stepped.end();
+}
+
+/// Takes no input, and pauses the connection for good.
+struct PausesForGood;
+
+impl Service for PausesForGood {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        Answer::WaitUntil(connection.now() + STOPPED_FOR)
+    }
+}
+
+/// A paused connection may have waited for longer than those of another worker that do not move.
+/// These are shed first all the same.
+#[test]
+fn a_paused_connection_is_not_shed_while_others_of_another_worker_hold_buffers() {
+    let shed_after = Duration::from_secs(1);
+    let rules = Rules { shed_after: Some(shed_after), ..RULES };
+    let mut stopped = Stopped::of(PausesForGood, rules, 1);
+    let core = &stopped.stepped.worker.core;
+    let (reserve, another) = (core.pool.reserve().clone(), core.index + 1);
+    let stall = |since| Some(Stall { is_paused: false, since });
+    stopped.stepped.client.write_all(b"x").unwrap();
+    stopped.stepped.turns_until("it holds input", |worker| worker.inputs().any(|(_, n)| n > 0));
+    let mut other = connect(stopped.stepped.client.peer_addr().unwrap());
+    other.write_all(b"y").unwrap();
+    stopped.stepped.turns_until("another one waits", |worker| worker.waiting().len() == 1);
+    // It does not hold it for as long as the first one is paused.
+    reserve.board().publish_stall(another, stall(stopped.stepped.worker.core.now));
+    stopped.let_pass(10 * shed_after);
+    stopped.turns();
+    assert!(reserve.board().asked_to_shed(another).is_some(), "the other worker is asked");
+    // Nor if the worker is asked itself, because what it held without a pause has moved since.
+    let this = stopped.stepped.worker.core.index;
+    reserve.board().ask_to_shed(this, 0);
+    stopped.turns();
+    assert_eq!(stopped.counters.read().closed(CloseReason::Shed), 0);
+    reserve.board().publish_stall(another, None);
     stopped.turns();
     assert_eq!(stopped.counters.read().closed(CloseReason::Shed), 1);
     stopped.stepped.end();
