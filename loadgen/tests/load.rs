@@ -95,7 +95,10 @@ fn a_thread_that_polls_busily_never_sleeps_and_is_not_called_busy_for_it() {
     let busy = (running + waiting - polling.saturating_sub(waiting).min(running + waiting)) as f64;
     let ratio = json["generator_busy_ratio"].as_f64().expect("a number");
     let elapsed = json["elapsed_ns"].as_f64().expect("a number");
-    assert!((ratio - (busy / elapsed).min(1.0)).abs() < 0.001, "{ratio} {thread}");
+    // A thread that gets no processor ends its part of the run, and looks at its clock, late. So its
+    // share is of a time between the measured one and that of the whole run.
+    let shares = [whole_run as f64, elapsed].map(|time| (busy / time).min(1.0));
+    assert!(shares[0] - 0.001 < ratio && ratio < shares[1] + 0.001, "{shares:?} {ratio} {thread}");
 
     let json = kept(&format!("{} -R 1k -c 20 -t 1 -d 1s", server.address));
     assert_eq!(json["generator_threads"][0]["polling_ns"], 0);
