@@ -20,7 +20,7 @@ impl UdpServer {
     /// Binds the address, with a receive buffer as large as echopool's if the system allows it.
     pub fn bind(address: SocketAddr) -> io::Result<UdpServer> {
         let socket = UdpSocket::bind(address)?;
-        let buffer = 4 << 20;
+        let buffer = 8 << 20;
         let forced = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, buffer);
         forced.or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&socket, buffer))?;
         Ok(UdpServer { socket })

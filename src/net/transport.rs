@@ -268,6 +268,13 @@ options! {
         /// true.
         pub segmentation: bool = true, "segmentation" = "WHETHER", Words(&["on", "off"]),
             "whether replies to one client port may pass through the kernel as one message";
+        /// How many bytes of datagrams the kernel keeps for each socket until its thread takes them
+        /// (SO_RCVBUF), 4 KiB to 1 GiB. Each counts with some hundred bytes of the kernel's own. A
+        /// system allows less to a process without privileges (`net.core.rmem_max`). Default: 8 MiB,
+        /// which has room for 128 of the longest datagrams or some 20,000 short ones: what arrives in
+        /// tens of milliseconds in which the thread does not run.
+        pub receive_buffer: u32 = 8 << 20, "receive-buffer" = "SIZE", Size(4 << 10, 1 << 30),
+            "bytes that the kernel keeps for a socket until they are received";
     }
 }
 

@@ -10,7 +10,7 @@ use crate::base::endpoint::Endpoint;
 use crate::buffer::room;
 use crate::config::{Config, Limits, Sizes, UdpOptions};
 use crate::error::StartError;
-use crate::net::bind::{self, Offer};
+use crate::net::bind::{self, Offer, set_receive_buffer};
 use crate::net::sockopt::report_times_and_hop_limits;
 use crate::service::{DatagramService, ServiceFactory};
 use crate::shared::counters::Counters;
@@ -41,14 +41,15 @@ pub(super) struct DatagramThreads {
 }
 
 impl DatagramListener {
-    /// Makes the sockets report what the services need.
-    fn report_times(&self) -> Result<(), StartError> {
+    /// Sets what the options and the services say of the sockets, also of those that another process
+    /// has bound.
+    fn set_up_sockets(&self) -> Result<(), StartError> {
         let is_ipv6 = self.endpoint.socket_addr().is_some_and(|address| address.is_ipv6());
+        let failed = |(call, error)| StartError::Listen { endpoint: self.endpoint, call, error };
         for (socket, service) in self.sockets.iter().zip(&self.services) {
+            set_receive_buffer(socket, self.options.receive_buffer).map_err(failed)?;
             if service.needs_times() {
-                report_times_and_hop_limits(socket, is_ipv6).map_err(|(call, error)| {
-                    StartError::Listen { endpoint: self.endpoint, call, error }
-                })?;
+                report_times_and_hop_limits(socket, is_ipv6).map_err(failed)?;
             }
         }
         Ok(())
@@ -104,7 +105,7 @@ impl Datagrams {
             listener.endpoint = bound.endpoint;
             let own = |socket| Arc::new(OwnedFd::from(socket));
             listener.sockets = bound.sockets.into_iter().map(own).collect();
-            listener.report_times()?;
+            listener.set_up_sockets()?;
         }
         Ok(self)
     }

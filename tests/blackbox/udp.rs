@@ -369,8 +369,8 @@ fn what_a_full_queue_drops_is_counted() {
     to.send(b"x").expect("sending");
     eventually("its thread has begun", || daemon.stats()["datagrams_received"] == 1);
     daemon.stop();
-    const SENT: u64 = 300;
-    // More than the largest receive buffer that the daemon asks for.
+    const SENT: u64 = 500;
+    // More than the receive buffer that the daemon asks for.
     (0..SENT).for_each(|_| send(&to, &[3; LONGEST]));
     daemon.signal(Signal::CONT);
     let mut more = 1;
@@ -383,6 +383,33 @@ fn what_a_full_queue_drops_is_counted() {
         dropped > 0 && received + dropped == SENT + more
     });
     daemon.finish();
+}
+
+/// A system allows at least these sizes to everybody.
+#[test]
+fn the_receive_buffer_has_room_for_what_comes_while_the_thread_does_not_run() {
+    for (size, drops) in [("16Ki", true), ("192Ki", false)] {
+        let url = format!("discard+udp://127.0.0.1:0?receive-buffer={size}");
+        let daemon = Daemon::start(&["--listen", &url, "--workers", "1"]);
+        let to = client(daemon.address());
+        to.send(b"x").expect("sending");
+        eventually("its thread has begun", || daemon.stats()["datagrams_received"] == 1);
+        daemon.stop();
+        const SENT: u64 = 20;
+        (0..SENT).for_each(|_| send(&to, &[3; 8_000]));
+        daemon.signal(Signal::CONT);
+        let (mut more, mut dropped) = (1, 0);
+        eventually("each is received or dropped", || {
+            to.send(b"x").expect("sending");
+            more += 1;
+            std::thread::sleep(Duration::from_millis(20));
+            let stats = daemon.stats();
+            dropped = stats["datagrams_dropped"];
+            stats["datagrams_received"] + dropped == SENT + more
+        });
+        assert_eq!(dropped > 0, drops, "{size}: {dropped} dropped");
+        daemon.finish();
+    }
 }
 
 #[test]

@@ -308,11 +308,12 @@ fn any_transport() -> BoxedStrategy<TransportOptions> {
     ];
     let rate =
         proptest::option::of((1..=1_000_000_u32).prop_map(|one| SourceRate::new(one).unwrap()));
-    let udp = (1..=65_527_u32, rate, proptest::bool::ANY).prop_map(
-        |(max_datagram, source_rate, segmentation)| UdpOptions {
+    let udp = (1..=65_527_u32, rate, proptest::bool::ANY, 4096..=1_u32 << 30).prop_map(
+        |(max_datagram, source_rate, segmentation, receive_buffer)| UdpOptions {
             max_datagram,
             source_rate,
             segmentation,
+            receive_buffer,
         },
     );
     prop_oneof![4 => any, 1 => udp.prop_map(TransportOptions::Udp)].boxed()

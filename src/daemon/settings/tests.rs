@@ -105,6 +105,7 @@ fn sample(name: &str) -> &'static str {
         "max-datagram" => "1k",
         "source-rate" => "100/s",
         "segmentation" => "off",
+        "receive-buffer" => "64k",
         other => panic!("write a value for the setting {other} here"),
     }
 }

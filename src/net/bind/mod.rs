@@ -30,6 +30,7 @@ pub(crate) use super::accept_queue::backlog_waiting;
 #[cfg(feature = "daemon")]
 pub(crate) use address::ListenAddress;
 pub use address::{ListenOn, ToEndpoints};
+pub(crate) use udp::set_receive_buffer;
 pub use unix::SocketFile;
 
 /// The first keepalive probe is sent to an idle peer after this time.

@@ -1,16 +1,12 @@
 //! The options of UDP sockets that are served.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
 use super::Failure;
-
-/// The receive buffer, in bytes: 64 of the longest datagrams, or a few thousand small ones, which
-/// count with their overhead. That is what arrives in some milliseconds in which the thread does not
-/// run.
-const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// How long a send waits for room in the send buffer. Then the datagram is dropped and counted.
 const SEND_WAIT: Duration = Duration::from_millis(100);
@@ -19,7 +15,6 @@ const SEND_WAIT: Duration = Duration::from_millis(100);
 /// leaves from there, and how many datagrams the kernel has dropped.
 pub(super) fn set_options(socket: &Socket, address: SocketAddr) -> Result<(), Failure> {
     socket.set_write_timeout(Some(SEND_WAIT)).map_err(|error| ("setsockopt SO_SNDTIMEO", error))?;
-    set_receive_buffer(socket)?;
     #[cfg(target_os = "linux")]
     crate::net::sockopt::report_destinations_and_drops(socket, address.is_ipv6())?;
     #[cfg(not(target_os = "linux"))]
@@ -27,19 +22,21 @@ pub(super) fn set_options(socket: &Socket, address: SocketAddr) -> Result<(), Fa
     Ok(())
 }
 
-/// The system limits the size (net.core.rmem_max), except for a process with CAP_NET_ADMIN.
-fn set_receive_buffer(socket: &Socket) -> Result<(), Failure> {
+/// Sets how many bytes the kernel keeps until they are received. The system limits the size
+/// (net.core.rmem_max), except for a process with CAP_NET_ADMIN.
+pub(crate) fn set_receive_buffer(socket: &impl AsFd, bytes: u32) -> Result<(), Failure> {
+    let (socket, bytes) = (SockRef::from(socket), bytes as usize);
     #[cfg(target_os = "linux")]
-    if rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER).is_ok() {
+    if rustix::net::sockopt::set_socket_recv_buffer_size_force(&*socket, bytes).is_ok() {
         return Ok(());
     }
-    socket.set_recv_buffer_size(RECEIVE_BUFFER).map_err(|error| ("setsockopt SO_RCVBUF", error))?;
+    socket.set_recv_buffer_size(bytes).map_err(|error| ("setsockopt SO_RCVBUF", error))?;
     // Linux reports twice what it has taken, because it counts its own overhead.
     let size = socket.recv_buffer_size().unwrap_or(0) / 2;
-    if size < RECEIVE_BUFFER {
+    if size < bytes {
         log::warn!(
-            "the receive buffer of a UDP socket has {size} bytes, not {RECEIVE_BUFFER}: the system \
-             allows no more (sysctl net.core.rmem_max={RECEIVE_BUFFER})"
+            "the receive buffer of a UDP socket has {size} bytes, not {bytes}: the system allows no \
+             more (sysctl net.core.rmem_max={bytes})"
         );
     }
     Ok(())

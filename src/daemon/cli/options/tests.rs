@@ -234,6 +234,7 @@ fn a_flag_of_a_transport_does_what_the_option_in_a_url_does() {
             "max-datagram" => "max-datagram=1k",
             "source-rate" => "source-rate=100/s",
             "segmentation" => "segmentation=off",
+            "receive-buffer" => "receive-buffer=64k",
             "proxy" | "proxy-from" => "proxy=require&proxy-from=10.0.0.0/8",
             other => panic!("write a value for the option {other} of {transport} here"),
         };
