@@ -13,6 +13,7 @@ use super::log_format::{LineStyle, LogFormat};
 use super::log_writer::LogWriter;
 use super::log_writer::limit::Limited;
 use super::report;
+use crate::shared::log_limit;
 
 /// The log of the process.
 pub(super) struct Logger {
@@ -45,6 +46,7 @@ impl Logger {
         if log::set_boxed_logger(Box::new(limited.clone())).is_ok() {
             log::set_max_level(filter);
             logger.installed = Some(limited);
+            log_limit::install(logger.writer.clone());
         }
         log_panics(logger.writer.clone(), style);
         Ok(logger)

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::connection::Context;
 use super::connection::machine::{Action, Event, Phase};
 use super::layer::Layer;
-use super::{Budget, Core, Work};
+use super::{Budget, Core};
 use crate::base::key::{Key, OpKind};
 use crate::base::time::Time;
 use crate::buffer::{Chain, Pool};
@@ -157,12 +157,12 @@ impl<S: Service, L: Layer> Core<S, L> {
         if self.yielded_left == 0 {
             self.yielded_left = self.yielded.len();
         }
+        let mut begins = engine.now();
         while self.yielded_left > 0 && !work.is_spent() {
             self.yielded_left -= 1;
             // There are fewer if serving one has closed another.
             let Some(slot) = self.yielded.pop_front() else { break };
             let key = self.table.key_of(slot).expect("a queue holds live connections only");
-            work.spend(Work::SHARE);
             let now = self.now;
             let context = self.context(key);
             if context.machine.is_paused() && context.deadline <= now {
@@ -170,6 +170,10 @@ impl<S: Service, L: Layer> Core<S, L> {
             }
             self.drive(engine, key);
             self.serve_waiters(engine);
+            // Its service may have used much more than a share.
+            let ends = engine.now();
+            work.spend_share(ends - begins);
+            begins = ends;
         }
     }
 

@@ -634,6 +634,7 @@ impl Budget {
 struct Work(u32);
 
 impl Work {
+    const UNIT_NANOS: u128 = 15;
     /// A quarter of a millisecond.
     const TURN: u32 = 1 << 14;
     /// To look at a slot, or at a message that is for others.
@@ -647,6 +648,12 @@ impl Work {
 
     fn spend(&mut self, units: u32) {
         self.0 = self.0.saturating_sub(units);
+    }
+
+    /// Spends the share of a connection, or the time that it took if that is more.
+    fn spend_share(&mut self, took: Duration) {
+        let units = u32::try_from(took.as_nanos() / Work::UNIT_NANOS).unwrap_or(u32::MAX);
+        self.spend(units.max(Work::SHARE));
     }
 
     fn is_spent(&self) -> bool {

@@ -73,7 +73,8 @@ impl<S: Service, L: Layer> Core<S, L> {
     /// tells whether it is due or was postponed.
     fn due(&mut self, key: Key) -> (Time, Due) {
         let stalled = self.supply.is_stalled(key.slot());
-        let queued = self.supply.is_waiting(key.slot()) || self.yielded.contains(key.slot());
+        let yielded = self.yielded.contains(key.slot());
+        let queued = self.supply.is_waiting(key.slot()) || yielded;
         let (now, send_timeout) = (self.now, self.rules.send_timeout);
         let idle_timeout = self.rules.idle_timeout;
         let context: &Context<S::Session, L::State> = self.context(key);
@@ -93,7 +94,10 @@ impl<S: Service, L: Layer> Core<S, L> {
                     (after(since, idle_timeout), Due::Idle)
                 };
                 let timer = if context.opened { Due::Timer } else { Due::Opening };
-                if context.deadline < other.0 { (context.deadline, timer) } else { other }
+                // One that goes on in its turn is called then, and not before others for its timer.
+                let comes_in_turn = yielded && machine.is_paused() && context.deadline <= now;
+                let deadline = if comes_in_turn { Time::MAX } else { context.deadline };
+                if deadline < other.0 { (deadline, timer) } else { other }
             }
             Phase::Finishing if stalled => (after(context.stalled_since, send_timeout), Due::Send),
             Phase::Lingering => (context.deadline, Due::Linger),

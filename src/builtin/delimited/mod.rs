@@ -4,7 +4,7 @@
 use std::fmt::{self, Write};
 use std::ops::Range;
 
-use log::LevelFilter;
+use log::{Level, LevelFilter};
 
 use super::message_echo::{
     check_room, out_of_references, references, refuse, send_front, send_payload,
@@ -15,6 +15,7 @@ use crate::config::Limits;
 use crate::error::SettingError;
 use crate::protocol::framing::{Delimiter, FRAME_BYTES_MAX, Framing, Scan};
 use crate::service::{Answer, Connection, Message, Service, ServiceFactory, ServicePlan};
+use crate::shared::log_limit;
 
 /// Maximum number of bytes that the log shows. Escaping makes them up to four times as long, and
 /// programs that read logs truncate longer lines.
@@ -82,8 +83,8 @@ impl MessageOptions {
 const TARGET: &str = "echopool::message";
 
 /// After this many messages that the log was told of, the connection waits for its next turn. Each
-/// costs tens of nanoseconds even if it is over the limit of the log, which is much for the few
-/// bytes that it may have. So the share of a turn, which is in bytes, is not enough.
+/// costs about a microsecond, which is much for the few bytes that it may have. So the share of a
+/// turn, which is in bytes, is not enough.
 const LOGGED_PER_TURN: usize = 256;
 
 /// Logs each message at level info, and sends it back with its delimiter in the buffers it arrived
@@ -113,6 +114,13 @@ impl Delimited {
         self.options.show > 0 && log::max_level() >= LevelFilter::Info
     }
 
+    /// Whether the log would show no message now, and count it.
+    fn hides(&self) -> bool {
+        self.logs()
+            && log_limit::is_reached(Level::Info)
+            && log::log_enabled!(target: TARGET, Level::Info)
+    }
+
     /// Logs the message at this range of the input. Formats nothing if the level is disabled.
     fn show(&self, connection: &Connection<'_>, place: Range<usize>) {
         if self.logs() {
@@ -137,17 +145,21 @@ impl Delimited {
 
     /// Replies to all complete messages.
     fn all(&self, connection: &mut Connection<'_>, scan: &mut Scan) -> Answer {
-        let mut messages = 0;
+        let (mut logged, mut hidden, mut hides) = (0, 0, self.hides());
         let (complete, error) = self.framing.all(connection.input, scan, |place| {
-            messages += 1;
-            self.show(connection, place);
+            if hides {
+                hidden += 1;
+            } else if self.logs() {
+                show(connection, place, self.options.show as usize);
+                logged += 1;
+                hides = self.hides();
+            }
         });
+        log_limit::count_hidden(Level::Info, hidden);
         match error {
             _ if !send_front(connection, complete) => out_of_references(),
             Some(error) => refuse(error),
-            None if self.logs() && messages >= LOGGED_PER_TURN => {
-                Answer::WaitUntil(connection.now())
-            }
+            None if logged >= LOGGED_PER_TURN => Answer::WaitUntil(connection.now()),
             None => Answer::Continue,
         }
     }

@@ -67,6 +67,22 @@ impl Limit {
         self.admit_in(level, now().tv_sec as u64)
     }
 
+    /// Whether the next line of this level would not be shown.
+    pub(super) fn is_reached(&self, level: Level) -> bool {
+        let per_second = self.per_second();
+        per_second != u64::MAX && self.is_reached_in(level, now().tv_sec as u64)
+    }
+
+    fn is_reached_in(&self, level: Level, second: u64) -> bool {
+        let shown = self.levels[level as usize].shown.load(Ordering::Relaxed);
+        shown.checked_sub(second << 32).is_some_and(|shown| shown >= self.per_second())
+    }
+
+    /// Counts lines that were not shown. Returns whether they are the first ones to report.
+    pub(super) fn count_hidden(&self, level: Level, lines: u64) -> bool {
+        self.levels[level as usize].hidden.fetch_add(lines, Ordering::Relaxed) == 0
+    }
+
     fn admit_in(&self, level: Level, second: u64) -> Verdict {
         let per_second = self.per_second();
         let of_level = &self.levels[level as usize];
@@ -80,7 +96,7 @@ impl Limit {
         let shown = of_level.shown.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         match shown {
             Ok(_) => Verdict::Show,
-            Err(_) if of_level.hidden.fetch_add(1, Ordering::Relaxed) == 0 => Verdict::HideFirst,
+            Err(_) if self.count_hidden(level, 1) => Verdict::HideFirst,
             Err(_) => Verdict::Hide,
         }
     }
@@ -159,7 +175,13 @@ mod tests {
             (0..lines).map(|_| limit.admit_in(level, second)).collect()
         };
         use Verdict::{Hide, HideFirst, Show};
-        assert_eq!(verdicts(Level::Info, 0, 4), [Show, Show, HideFirst, Hide]);
+        let reached = |second| limit.is_reached_in(Level::Info, second);
+        assert!(!reached(0));
+        assert_eq!(verdicts(Level::Info, 0, 1), [Show]);
+        assert!(!reached(0));
+        assert_eq!(verdicts(Level::Info, 0, 3), [Show, HideFirst, Hide]);
+        assert!(reached(0) && !reached(1));
+        assert!(!limit.is_reached_in(Level::Warn, 0));
         assert_eq!(verdicts(Level::Warn, 0, 2), [Show, Show]);
         assert_eq!(verdicts(Level::Info, 7, 3), [Show, Show, Hide]);
         let mut hidden = [0; LEVELS];
@@ -168,6 +190,10 @@ mod tests {
         limit.take_hidden(&mut hidden);
         assert_eq!(hidden.iter().sum::<u64>(), 3);
         assert_eq!(verdicts(Level::Info, 7, 1), [HideFirst]);
+        assert!(!limit.count_hidden(Level::Info, 4) && limit.count_hidden(Level::Warn, 2));
+        let mut hidden = [0; LEVELS];
+        limit.take_hidden(&mut hidden);
+        assert_eq!((hidden[Level::Info as usize], hidden[Level::Warn as usize]), (5, 2));
         let wait = limit.second_ends().saturating_duration_since(Instant::now());
         assert!(wait <= Duration::from_secs(1), "{wait:?}");
     }
@@ -187,6 +213,7 @@ mod tests {
     fn no_limit_shows_everything() {
         let limit = Limit::new(None);
         assert!((0..10_000).all(|_| limit.admit(Level::Info) == Verdict::Show));
+        assert!(!limit.is_reached(Level::Info));
     }
 
     #[test]

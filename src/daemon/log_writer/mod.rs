@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::log_format::LineStyle;
+use crate::shared::log_limit::LineLimit;
 use limit::{LEVELS, Limit, Verdict};
 
 pub(super) mod limit;
@@ -108,6 +109,18 @@ impl LogWriter {
             !(state.idle && state.lines.is_empty() && state.report_at.is_none())
         };
         drop(self.0.emptied.wait_timeout_while(state, limit, pending));
+    }
+}
+
+impl LineLimit for LogWriter {
+    fn is_reached(&self, level: Level) -> bool {
+        self.0.limit.is_reached(level)
+    }
+
+    fn count_hidden(&self, level: Level, lines: u64) {
+        if self.0.limit.count_hidden(level, lines) {
+            self.0.report_at(self.0.limit.second_ends());
+        }
     }
 }
 

@@ -344,3 +344,48 @@ fn a_paused_connection_is_not_shed_while_others_of_another_worker_hold_buffers()
     assert_eq!(stopped.counters.read().closed(CloseReason::Shed), 1);
     stopped.stepped.end();
 }
+
+/// Takes no input, and a second for each call. Goes on in the next turn.
+struct Slow {
+    still: Rc<Cell<Duration>>,
+    calls: Rc<Cell<u32>>,
+}
+
+impl Service for Slow {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        self.still.set(self.still.get() + Duration::from_secs(1));
+        self.calls.set(self.calls.get() + 1);
+        Answer::WaitUntil(connection.now())
+    }
+
+    fn timer(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
+        self.data(connection, session)
+    }
+}
+
+/// So what comes meanwhile waits for one call, and not for all that yielded.
+#[test]
+fn connections_that_yielded_have_as_much_of_a_turn_as_their_calls_take_time() {
+    const CLIENTS: usize = 4;
+    let sys = Faulty::new(Fault::new(Call::Wait, Errno::BADF, u64::MAX));
+    let (still, calls) = (sys.still.clone(), Rc::<Cell<u32>>::default());
+    let slow = Slow { still, calls: calls.clone() };
+    let mut stepped = Stepped::on(sys, Rules { idle_timeout: None, ..RULES }, 16, |_| slow);
+    stepped.turns_until("it is open", |worker| worker.open() == 1);
+    let address = stepped.client.peer_addr().unwrap();
+    let mut others: Vec<_> = (1..CLIENTS).map(|_| connect(address)).collect();
+    others.iter_mut().for_each(|client| client.write_all(b"x").unwrap());
+    stepped.client.write_all(b"x").unwrap();
+    stepped.turns_until("all have yielded", |worker| worker.core.yielded.len() == CLIENTS);
+    let calls_of_turns: Vec<u32> = (0..3 * CLIENTS)
+        .map(|_| {
+            let before = calls.get();
+            stepped.turn();
+            calls.get() - before
+        })
+        .collect();
+    assert_eq!(calls_of_turns, [1; 3 * CLIENTS]);
+    stepped.end();
+}
