@@ -47,7 +47,7 @@ impl DatagramListener {
         let is_ipv6 = self.endpoint.socket_addr().is_some_and(|address| address.is_ipv6());
         let failed = |(call, error)| StartError::Listen { endpoint: self.endpoint, call, error };
         for (socket, service) in self.sockets.iter().zip(&self.services) {
-            set_receive_buffer(socket, self.options.receive_buffer).map_err(failed)?;
+            set_receive_buffer(socket, self.options.receive_buffer, self.is_new).map_err(failed)?;
             if service.needs_times() {
                 report_times_and_hop_limits(socket, is_ipv6).map_err(failed)?;
             }

@@ -24,20 +24,64 @@ pub(super) fn set_options(socket: &Socket, address: SocketAddr) -> Result<(), Fa
 
 /// Sets how many bytes the kernel keeps until they are received. The system limits the size
 /// (net.core.rmem_max), except for a process with CAP_NET_ADMIN.
-pub(crate) fn set_receive_buffer(socket: &impl AsFd, bytes: u32) -> Result<(), Failure> {
+///
+/// A socket that is not new belongs to another process too, which may go on with it, and which may
+/// have had more rights. So its size never becomes smaller.
+pub(crate) fn set_receive_buffer(
+    socket: &impl AsFd,
+    bytes: u32,
+    is_new: bool,
+) -> Result<(), Failure> {
     let (socket, bytes) = (SockRef::from(socket), bytes as usize);
+    // Linux reports twice what it has taken, because it counts its own overhead.
+    let size = || socket.recv_buffer_size().unwrap_or(0) / 2;
+    if !is_new && size() >= bytes {
+        return Ok(());
+    }
     #[cfg(target_os = "linux")]
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(&*socket, bytes).is_ok() {
         return Ok(());
     }
-    socket.set_recv_buffer_size(bytes).map_err(|error| ("setsockopt SO_RCVBUF", error))?;
-    // Linux reports twice what it has taken, because it counts its own overhead.
-    let size = socket.recv_buffer_size().unwrap_or(0) / 2;
-    if size < bytes {
+    if is_new || bytes.min(size_max()) > size() {
+        socket.set_recv_buffer_size(bytes).map_err(|error| ("setsockopt SO_RCVBUF", error))?;
+    }
+    if size() < bytes {
         log::warn!(
-            "the receive buffer of a UDP socket has {size} bytes, not {bytes}: the system allows no \
-             more (sysctl net.core.rmem_max={bytes})"
+            "the receive buffer of a UDP socket has {} bytes, not {bytes}: the system allows no more \
+             (sysctl net.core.rmem_max={bytes})",
+            size()
         );
     }
     Ok(())
+}
+
+/// The largest size that the system allows a process without privileges; 0 if it does not say.
+fn size_max() -> usize {
+    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max");
+    limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn the_receive_buffer_of_a_socket_of_another_process_becomes_no_smaller() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let size = || SockRef::from(&socket).recv_buffer_size().unwrap() / 2;
+        // Systems allow at least 200 KiB to everybody.
+        let steps = [
+            (64 << 10, true, 64 << 10),
+            (16 << 10, false, 64 << 10),
+            (128 << 10, false, 128 << 10),
+            (128 << 10, false, 128 << 10),
+            (16 << 10, true, 16 << 10),
+        ];
+        for (bytes, is_new, expected) in steps {
+            set_receive_buffer(&socket, bytes, is_new).unwrap();
+            assert_eq!(size(), expected, "{bytes} {is_new}");
+        }
+    }
 }
