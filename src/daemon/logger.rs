@@ -69,9 +69,13 @@ impl Logger {
         let target = env_logger::Target::Pipe(Box::new(self.writer.clone()));
         self.style.apply(&mut builder);
         builder.target(target);
+        let from_environment = std::env::var("RUST_LOG").ok().filter(|_| level.is_none());
+        // A slash is in front of the text that lines must contain.
+        let has_text = from_environment.as_ref().is_some_and(|filter| filter.contains('/'));
+        self.writer.set_text_filter(has_text);
         match level {
             Some(level) => builder.filter_module("echopool", level),
-            None if std::env::var_os("RUST_LOG").is_some() => builder.parse_default_env(),
+            None if from_environment.is_some() => builder.parse_default_env(),
             None => builder.filter_module("echopool", LevelFilter::Info),
         };
         // Figures that were requested are logged at any level.

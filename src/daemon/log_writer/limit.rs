@@ -3,7 +3,7 @@
 //! Each level has a limit of its own, so a flood of messages hides no warning. A line over the
 //! limit is counted before it is formatted, so it costs its worker next to nothing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ const OF_THE_DAEMON: [&str; 4] =
 pub(super) struct Limit {
     /// `u64::MAX` is no limit.
     per_second: AtomicU64,
+    /// Whether a line is shown depends on its text, so that each has to be looked at.
+    has_text_filter: AtomicBool,
     levels: [OfLevel; LEVELS],
 }
 
@@ -45,7 +47,11 @@ pub(super) enum Verdict {
 
 impl Limit {
     pub(super) fn new(per_second: Option<u32>) -> Limit {
-        let limit = Limit { per_second: AtomicU64::new(0), levels: Default::default() };
+        let limit = Limit {
+            per_second: AtomicU64::new(0),
+            has_text_filter: AtomicBool::new(false),
+            levels: Default::default(),
+        };
         limit.set(per_second);
         limit
     }
@@ -53,6 +59,10 @@ impl Limit {
     /// Changes the limit. `None` is no limit.
     pub(super) fn set(&self, per_second: Option<u32>) {
         self.per_second.store(per_second.map_or(u64::MAX, u64::from), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_text_filter(&self, has_text_filter: bool) {
+        self.has_text_filter.store(has_text_filter, Ordering::Relaxed);
     }
 
     pub(super) fn per_second(&self) -> u64 {
@@ -67,10 +77,11 @@ impl Limit {
         self.admit_in(level, now().tv_sec as u64)
     }
 
-    /// Whether the next line of this level would not be shown.
+    /// Whether the next line of this level would not be shown, whatever its text is.
     pub(super) fn is_reached(&self, level: Level) -> bool {
-        let per_second = self.per_second();
-        per_second != u64::MAX && self.is_reached_in(level, now().tv_sec as u64)
+        self.per_second() != u64::MAX
+            && !self.has_text_filter.load(Ordering::Relaxed)
+            && self.is_reached_in(level, now().tv_sec as u64)
     }
 
     fn is_reached_in(&self, level: Level, second: u64) -> bool {
@@ -207,6 +218,18 @@ mod tests {
         assert_eq!(shown(5).count(), 2);
         limit.set(None);
         assert_eq!(limit.admit(Level::Info), Verdict::Show);
+    }
+
+    #[test]
+    fn with_a_filter_of_texts_each_line_is_looked_at() {
+        let limit = Limit::new(Some(1));
+        // Reached in every second.
+        limit.levels[Level::Info as usize].shown.store(u64::MAX, Ordering::Relaxed);
+        assert!(limit.is_reached(Level::Info));
+        limit.set_text_filter(true);
+        assert!(!limit.is_reached(Level::Info));
+        limit.set_text_filter(false);
+        assert!(limit.is_reached(Level::Info));
     }
 
     #[test]

@@ -98,6 +98,11 @@ impl LogWriter {
         self.0.limit.set(per_second);
     }
 
+    /// Whether the logger shows only lines with a certain text.
+    pub(super) fn set_text_filter(&self, has_text_filter: bool) {
+        self.0.limit.set_text_filter(has_text_filter);
+    }
+
     /// Waits until every line is written and every count reported, at most for `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let mut state = self.0.lock();
