@@ -150,12 +150,12 @@ impl Draw {
             datagrams: match longest {
                 10_001.. => rng.usize(1..=60),
                 // So many that messages are tried again after a pause.
-                ..=100 if one_of(own, 16) => rng.usize(1_000..=4_000),
+                ..=100 if one_of(own, 8) => rng.usize(1_000..=4_000),
                 _ => rng.usize(1..=400),
             },
             burst_max: *rng.choice(&[1, 5, 100]).expect("some"),
             pause_max: ms(rng, &[1, 50, 1_000, 90_000]),
-            has_one_length: own.bool(),
+            has_one_length: !one_of(own, 4),
             knows_segments: !one_of(own, 4),
             mtu: one_of(own, 3).then(|| *own.choice(&[1, 50, 100, 1_472]).expect("some")),
             upgrade: match rng.u8(0..8) {
@@ -188,7 +188,7 @@ impl DatagramFaultRates {
             send_error: rate(3, 300_000),
             send_full: rate(5, 200_000),
             send_interrupted: rate(4, 300_000),
-            segments_refused: draw(own, 3, 500_000),
+            segments_refused: draw(own, 2, 1_000_000),
             suspended: rate(4, 100_000),
             clock_set: rate(4, 100_000),
         }
