@@ -30,12 +30,14 @@ pub(super) fn member(world: &mut World, seen: &Seen, peer: &Peer, member: &Membe
         lost.between,
         member.dropped
     );
-    // A layer that has sent an alert drops what the hub had queued.
-    let alerted = sight.closed == Some(CloseReason::TlsAlert);
+    // A layer that has sent an alert drops what the hub had queued. A connection that has failed, by its
+    // shutdown too, is closed at once: bytes of the peer that come later reset it, which destroys what
+    // the peer has not read.
+    let is_cut = matches!(sight.closed, Some(CloseReason::TlsAlert | CloseReason::Failed));
     let whole = peer.end == Some(PeerEnd::Fin)
         && peer.reads_to_the_end()
         && sight.finished.is_some()
-        && !alerted;
+        && !is_cut;
     if !whole {
         return;
     }
