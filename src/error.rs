@@ -360,7 +360,8 @@ pub enum CloseReason {
     /// The client sent something that the service's protocol does not allow.
     ProtocolError,
     /// The client did not read other clients' messages fast enough, and the service closes such
-    /// clients.
+    /// clients; or it had missed some when its connection was to end, and there was no buffer to
+    /// tell it.
     SlowReader,
     /// Another thread closed it.
     Disconnected,

@@ -105,8 +105,12 @@ impl Service for Marked {
         self.0.closed(connection, session, reason);
     }
 
-    fn finishing(&mut self, connection: &mut Connection<'_>, session: &mut Self::Session) {
-        self.0.finishing(connection, session);
+    fn finishing(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut Self::Session,
+    ) -> Option<CloseReason> {
+        self.0.finishing(connection, session)
     }
 
     fn parcel(&mut self, listener: usize, lease: Lease, now: Time) {

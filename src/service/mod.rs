@@ -243,7 +243,17 @@ pub trait Service: 'static {
     /// The connection will be closed once its output is sent, because of a drain, a time-out, or
     /// what the service returned. This is the last call that can add output. After it, only
     /// [`closed`](Service::closed) is called for the connection.
-    fn finishing(&mut self, _connection: &mut Connection<'_>, _session: &mut Self::Session) {}
+    ///
+    /// A service that has lost something that it owed the client returns the reason. The connection
+    /// is then closed at once, as by [`Answer::CloseFor`], so that the client does not take what it
+    /// got for everything.
+    fn finishing(
+        &mut self,
+        _connection: &mut Connection<'_>,
+        _session: &mut Self::Session,
+    ) -> Option<CloseReason> {
+        None
+    }
 
     /// The connection is about to be closed at once and its input discarded. This is the last call
     /// that can read the input.

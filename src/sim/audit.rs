@@ -42,7 +42,7 @@ pub(super) fn member(world: &mut World, seen: &Seen, peer: &Peer, member: &Membe
         return;
     }
     assert!(
-        lost.settled <= member.dropped || sight.ends_without_buffer,
+        lost.settled <= member.dropped,
         "member {number} missed {} messages, and was told of {}",
         lost.settled,
         member.dropped

@@ -92,8 +92,6 @@ pub(super) struct Sight {
     pub(super) came_at: usize,
     /// The same number, and the time, when an orderly close started.
     pub(super) finished: Option<(usize, Time)>,
-    /// No buffer was free when an orderly close started.
-    pub(super) ends_without_buffer: bool,
     /// Messages from outside or from services that were refused.
     pub(super) refused: u64,
     /// Whether the newest input is deliberately held back from the inner service.
@@ -561,19 +559,24 @@ impl Service for Watched {
         })
     }
 
-    fn finishing(&mut self, connection: &mut Connection<'_>, memory: &mut Box<Memory>) {
+    fn finishing(
+        &mut self,
+        connection: &mut Connection<'_>,
+        memory: &mut Box<Memory>,
+    ) -> Option<CloseReason> {
         let mut seen = self.seen.borrow_mut();
         let taken = seen.taken.len();
         let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
         sight.finished = Some((taken, connection.now()));
         drop(seen);
-        // Without a buffer, a hub cannot report what was dropped.
-        let no_buffer = connection.pool.available() == 0;
-        self.inner.finishing(connection, &mut memory.session);
-        let no_buffer = no_buffer || connection.pool.available() == 0;
-        let mut seen = self.seen.borrow_mut();
-        let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
-        sight.ends_without_buffer = no_buffer;
+        let lost = self.inner.finishing(connection, &mut memory.session);
+        if lost.is_some() {
+            // It is closed at once, so its client may miss anything.
+            let mut seen = self.seen.borrow_mut();
+            let sight = seen.of_peer.get_mut(&peer_of(connection.peer())).expect("it was opened");
+            (sight.finished, memory.asked) = (None, lost);
+        }
+        lost
     }
 
     fn closed(

@@ -86,10 +86,13 @@ impl<S: Service, L: Layer> Core<S, L> {
         let _ = catch_unwind(AssertUnwindSafe(|| service.handshake(tag, result, now)));
     }
 
-    /// Closes the connection once its output is sent. The caller must then drive it.
+    /// Closes the connection once its output is sent, or at once if its service has lost output. The
+    /// caller must then drive it.
     pub(super) fn finish(&mut self, key: Key, reason: CloseReason) {
-        if self.context(key).is_open() {
-            self.last_output(key);
+        if self.context(key).is_open()
+            && let Some(lost) = self.last_output(key)
+        {
+            return self.close_now(key, lost);
         }
         let context = self.table.expect_mut(key);
         self.layer.finish(&mut context.layer);
@@ -103,14 +106,16 @@ impl<S: Service, L: Layer> Core<S, L> {
         self.forget_input(key);
     }
 
-    /// Lets the service put what it has kept for the connection on the output.
-    fn last_output(&mut self, key: Key) {
+    /// Lets the service put what it has kept for the connection on the output. Returns why it has lost
+    /// some of it.
+    fn last_output(&mut self, key: Key) -> Option<CloseReason> {
         let now = self.now;
         let context = self.table.expect_mut(key);
         let (mut connection, session) = context.for_service(&self.pool, &self.messenger, now, &now);
         let service = &mut self.service;
         // The connection is ending anyway, so a panic changes nothing.
-        let _ = catch_unwind(AssertUnwindSafe(|| service.finishing(&mut connection, session)));
+        catch_unwind(AssertUnwindSafe(|| service.finishing(&mut connection, session)))
+            .unwrap_or_default()
     }
 
     /// Everything has been sent. Limits how long the peer may take to close its side.
@@ -178,8 +183,13 @@ impl<S: Service, L: Layer> Core<S, L> {
             self.established -= 1;
             self.counters.connections.set(self.established);
             self.counters.closed[reason as usize].add(1);
-            // Output that the peer itself refused with a reset is not lost by this side.
-            let lost = context.machine.has_lost_output() && reason != CloseReason::Reset;
+            // Output that the peer itself refused with a reset is not lost by this side. What a service
+            // kept for a slow reader is.
+            let lost = match reason {
+                CloseReason::Reset => false,
+                CloseReason::SlowReader => true,
+                _ => context.machine.has_lost_output(),
+            };
             self.cut += u64::from(self.stopping || (lost && self.drains()));
             if self.ending().is_some() && context.bytes_discarded > 0 {
                 self.counters.unanswered.add(1);

@@ -347,11 +347,16 @@ impl Service for ListenerServices {
         with_session!(of, session, (service, its) => service.message(connection, its, message))
     }
 
-    fn finishing(&mut self, connection: &mut Connection<'_>, session: &mut BuiltinSession) {
+    fn finishing(
+        &mut self,
+        connection: &mut Connection<'_>,
+        session: &mut BuiltinSession,
+    ) -> Option<CloseReason> {
         let of = self.of(connection);
-        if !matches!(session, BuiltinSession::None) {
-            with_session!(of, session, (service, its) => service.finishing(connection, its));
+        if matches!(session, BuiltinSession::None) {
+            return None;
         }
+        with_session!(of, session, (service, its) => service.finishing(connection, its))
     }
 
     fn closed(

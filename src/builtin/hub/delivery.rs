@@ -7,6 +7,7 @@ use super::members::{Member, Reserved, Room};
 use super::outbox::{RunKind, Workers};
 use crate::buffer::{Chain, Lease};
 use crate::builtin::Slow;
+use crate::error::CloseReason;
 use crate::protocol::framing::{LENGTH_BYTES, length};
 use crate::protocol::hub::{
     CLIENTS_HEAD_BYTES, DROPPED, GONE, MESSAGE_HEAD_BYTES, QUEUE_FULL, WELCOME, clients_head,
@@ -463,19 +464,24 @@ impl Local {
     }
 
     /// Puts everything that waits for a connection on its output, because the connection is being
-    /// closed.
-    pub(super) fn finishing(&mut self, connection: &mut Connection<'_>) {
-        let Some(place) = self.members.place(connection.id()) else { return };
+    /// closed. Returns the reason to close it at once if it has missed messages and cannot be told,
+    /// because its queue has overflowed in this turn or no buffer is free: it must not take what it
+    /// gets for everything.
+    pub(super) fn finishing(&mut self, connection: &mut Connection<'_>) -> Option<CloseReason> {
+        let place = self.members.place(connection.id())?;
         let member = &mut self.members.all_mut()[place];
         if !member.takes_messages() {
-            return;
+            return member.doomed.then_some(CloseReason::SlowReader);
         }
         (member.listing, member.stale) = (None, false);
-        // The result does not matter: frames that lack a buffer now cannot be sent later either.
+        // A list does not matter any more. Other frames that lack a buffer now cannot be sent later.
         let _ = self.fill(place, connection.output, usize::MAX);
-        self.members.all_mut()[place].leaving = true;
+        let member = &mut self.members.all_mut()[place];
+        member.leaving = true;
+        let has_all = member.dropped == 0 && member.queue.is_empty();
         self.forget(connection.id());
         self.has_moved = true;
+        (!has_all).then_some(CloseReason::SlowReader)
     }
 }
 

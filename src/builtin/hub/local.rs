@@ -369,13 +369,18 @@ impl Local {
     }
 
     /// Decides how a connection continues after its waiting messages were sent. It does not end
-    /// while requests of it wait.
+    /// while requests of it wait, nor before it is told what it has missed.
     pub(super) fn after_flush(&mut self, connection: &Connection<'_>) -> Answer {
         match self.members.get_mut(connection.id()) {
             Some(member) if member.doomed => Answer::CloseFor(CloseReason::SlowReader),
-            Some(Member { ended: true, paused: false, listing: None, stale: false, .. }) => {
-                Answer::CloseAfterSendFor(CloseReason::PeerClosed)
-            }
+            Some(Member {
+                ended: true,
+                paused: false,
+                listing: None,
+                stale: false,
+                dropped: 0,
+                ..
+            }) => Answer::CloseAfterSendFor(CloseReason::PeerClosed),
             _ => Answer::Continue,
         }
     }

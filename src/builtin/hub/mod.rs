@@ -131,8 +131,8 @@ impl Service for Hub {
         self.local.message(connection, message)
     }
 
-    fn finishing(&mut self, connection: &mut Connection<'_>, _: &mut ()) {
-        self.local.finishing(connection);
+    fn finishing(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Option<CloseReason> {
+        self.local.finishing(connection)
     }
 
     fn closed(&mut self, connection: &mut Connection<'_>, _: &mut (), _: CloseReason) {

@@ -66,6 +66,40 @@ fn a_drain_that_is_cut_short_says_how_many_connections_lost_output_or_time() {
     assert_eq!(total.closed(CloseReason::Stopped), 1, "{total:?}");
 }
 
+/// Echo that has lost something that it owed its client.
+struct Forgetful;
+
+impl Service for Forgetful {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
+        Echo.data(connection, session)
+    }
+
+    fn finishing(&mut self, _: &mut Connection<'_>, _: &mut ()) -> Option<CloseReason> {
+        Some(CloseReason::SlowReader)
+    }
+}
+
+#[test]
+fn a_connection_whose_service_has_lost_output_does_not_end_as_if_all_were_sent() {
+    let endings: [fn(&ServerHandle); 3] = [
+        |server| server.begin_drain(GUARD),
+        |server| server.disconnect(server.clients()[0].id).expect("it is there"),
+        // Its time-out ends it.
+        |_| {},
+    ];
+    for (nth, end) in endings.into_iter().enumerate() {
+        let idle = (nth == 2).then_some(Duration::from_millis(100));
+        let config = Config::new().max_connections(10).idle_timeout(idle);
+        let (server, address) = start(config, || Forgetful);
+        let mut client = connect(address);
+        echoes(&mut client, b"x").unwrap();
+        end(&server);
+        until(&server, "it is closed", |total| total.closed(CloseReason::SlowReader) == 1);
+    }
+}
+
 #[test]
 fn a_client_that_resets_its_connection_is_not_cut_by_the_drain() {
     let (server, address) = start(Config::new().max_connections(10).buffers(4), Echo);

@@ -5,6 +5,7 @@ use super::super::outbox::{NotSent, UNICASTS_MAX};
 use super::still::*;
 use super::world::{SIZE, numbered, numbers, options};
 use super::*;
+use crate::builtin::Slow;
 
 #[test]
 fn without_a_buffer_the_sender_waits_and_the_worker_is_told_of_the_want() {
@@ -78,6 +79,91 @@ fn who_reads_misses_nothing_though_its_queue_has_many_parts_and_there_is_no_buff
 fn leave_free(still: &Still, worker: usize, count: usize) -> Vec<Lease> {
     let pool = &still.workers[worker].pool;
     (count..pool.available()).map(|_| pool.lease().unwrap()).collect()
+}
+
+/// A hub, and its member that has read none of `end` messages.
+fn behind(end: u32, slow: Slow) -> (Still, u64) {
+    let mut still = Still::new(1, 64, SIZE, HubOptions { slow, ..options() });
+    let (sender, member) = (still.open(0), still.open(0));
+    still.settle();
+    still.reads(member, false);
+    for number in 0..end {
+        still.turn();
+        still.says_all(sender, &numbered(number, 150 + end as usize));
+    }
+    (still, member)
+}
+
+/// How many messages a member got, and how many it was told that it missed.
+fn got_and_missed(still: &mut Still, member: u64) -> (u64, u64) {
+    let (mut got, mut missed) = (0, 0);
+    for told in still.told(member) {
+        match told {
+            Told::Message { .. } => got += 1,
+            Told::Dropped(count) => missed += count,
+            _ => {}
+        }
+    }
+    (got, missed)
+}
+
+/// What a member got and was told it missed whose connection ends after `end` messages. `None` if it
+/// was closed as a slow reader.
+fn ends_after(end: u32, slow: Slow, starved: bool) -> Option<(u64, u64)> {
+    let (mut still, member) = behind(end, slow);
+    let taken = if starved { leave_free(&still, 0, 0) } else { Vec::new() };
+    // Its queue may have overflowed since the last turn.
+    if still.closed(member).is_none() {
+        still.finish(member, CloseReason::Drained);
+    }
+    drop(taken);
+    if let Some(reason) = still.closed(member) {
+        assert_eq!(reason, CloseReason::SlowReader);
+        return None;
+    }
+    still.reads(member, true);
+    still.settle();
+    assert_eq!(still.closed(member), Some(CloseReason::Drained));
+    Some(got_and_missed(&mut still, member))
+}
+
+#[test]
+fn a_member_that_ends_knows_what_it_missed_or_is_closed_as_a_slow_reader() {
+    for (slow, starved) in [(Slow::Close, false), (Slow::Drop, false), (Slow::Drop, true)] {
+        let (mut whole, mut told, mut cut) = (0, 0, 0);
+        for end in 1..60 {
+            match ends_after(end, slow, starved) {
+                None => cut += 1,
+                Some((got, missed)) => {
+                    assert_eq!(got + missed, u64::from(end), "{slow:?}, {starved}");
+                    whole += u32::from(missed == 0);
+                    told += u32::from(missed > 0);
+                }
+            }
+        }
+        let (tells, cuts) = (slow == Slow::Drop, slow == Slow::Close || starved);
+        let right = whole > 0 && tells == (told > 0) && cuts == (cut > 0);
+        assert!(right, "{slow:?}, {starved}: {whole} whole, {told} told, {cut} cut");
+    }
+}
+
+#[test]
+fn who_closes_its_side_is_told_what_it_missed_when_there_is_a_buffer_for_it() {
+    let mut told = 0;
+    for end in 1..60 {
+        let (mut still, member) = behind(end, Slow::Drop);
+        let taken = leave_free(&still, 0, 0);
+        still.half_close(member);
+        still.reads(member, true);
+        (0..10).for_each(|_| still.turn());
+        drop(taken);
+        still.settle();
+        assert_eq!(still.closed(member), Some(CloseReason::PeerClosed));
+        let (got, missed) = got_and_missed(&mut still, member);
+        assert_eq!(got + missed, u64::from(end));
+        told += u32::from(missed > 0);
+    }
+    assert!(told > 0, "nobody missed anything");
 }
 
 #[test]

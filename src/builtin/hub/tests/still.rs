@@ -205,12 +205,17 @@ impl Still {
         id
     }
 
-    /// Tells the service that the connection is finishing. The rest is the kernel's work.
+    /// Tells the service that the connection is finishing. The rest is the kernel's work, unless the
+    /// service has lost something.
     pub(super) fn finish(&mut self, id: u64, reason: CloseReason) {
+        let mut lost = None;
         self.call(id, |hub, connection| {
-            hub.finishing(connection, &mut ());
+            lost = hub.finishing(connection, &mut ());
             Answer::Continue
         });
+        if let Some(lost) = lost {
+            return self.close(id, lost);
+        }
         let client = self.clients.get_mut(&id).unwrap();
         client.input.consume(client.input.len());
         client.finishing = Some(reason);
