@@ -55,7 +55,10 @@ impl Manager {
     /// The lines of the next notification.
     fn next(&self) -> Vec<String> {
         let mut message = [0; 4096];
-        let length = self.socket.recv(&mut message).expect("a notification");
+        // A wait with a time-out is interrupted when the machine was suspended.
+        let received = std::iter::repeat_with(|| self.socket.recv(&mut message))
+            .find(|received| !received.as_ref().is_err_and(|e| e.kind() == ErrorKind::Interrupted));
+        let length = received.expect("there is no end").expect("a notification");
         let text = std::str::from_utf8(&message[..length]).expect("text");
         text.lines().map(str::to_owned).collect()
     }
