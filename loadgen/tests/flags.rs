@@ -30,13 +30,13 @@ fn the_payload_and_the_sizes_follow_the_seed() {
 #[test]
 fn each_connection_has_as_many_requests_under_way_as_the_pipeline_allows() {
     for (flags, bytes) in [
-        ("-c 3", 3 * 64),
-        ("-c 3 -p 5", 3 * 5 * 64),
-        ("-c 3 -p 5 -l 10", 3 * 5 * 10),
-        ("-c 2 -t 2 -p 7 -R 10k", 2 * 7 * 64),
+        ("-c 3 -n 1000", 3 * 64),
+        ("-c 3 -p 5 -n 1000", 3 * 5 * 64),
+        ("-c 3 -p 5 -l 10 -n 1000", 3 * 5 * 10),
+        ("-c 2 -t 2 -p 7 -R 10k -d 300ms", 2 * 7 * 64),
     ] {
         let server = EchoServer::start(Fault::Mute);
-        loadgen(&format!("{} {flags} -d 300ms --timeout 5s", server.address)).expect(4);
+        loadgen(&format!("{} {flags} --timeout 3s", server.address)).expect(4);
         assert_eq!(server.bytes(), bytes, "{flags}");
     }
 }

@@ -62,8 +62,8 @@ fn measure(name: &str, flags: &str, scheme: &str, load: &str) -> (Value, Value) 
 }
 
 /// Datagrams of one socket. None is given up that may still come, and sockets have room for those
-/// of half a second.
-const DATAGRAMS: &str = "-c 1 -t 1 -n 1000 -R 500 -p 1024 --timeout 3s";
+/// of more than a second.
+const DATAGRAMS: &str = "-c 1 -t 1 -n 800 -R 200 -p 1024 --timeout 3s";
 
 fn of(value: &Value, pointer: &str) -> u64 {
     count(value.pointer(pointer).unwrap_or_else(|| panic!("{pointer} in {value}")))

@@ -188,23 +188,28 @@ fn the_shortest_lifetime_has_one_request_for_each_connection() {
 #[test]
 fn a_connection_that_the_server_closed_is_begun_anew_if_asked_for() {
     const FOUR: Fault = Fault::CloseEach { after: 4 * 64 };
-    for rate in ["", "-R 1k", "-R 1k --strict"] {
+    for rate in ["", "-R 200", "-R 200 --strict"] {
         let server = EchoServer::start(FOUR);
-        let flags = format!("{} -c 3 -t 1 -n 120 --reconnect {rate}", server.address);
+        // An open loop is so slow, and lasts so long, that a generator that stands still catches up
+        // before the end. Until then it sends at once, like a closed loop.
+        let requests = if rate.is_empty() { 120 } else { 300 };
+        let flags = format!("{} -c 3 -t 1 -n {requests} --reconnect {rate}", server.address);
         let ended = run(&flags);
         let json = ended.json();
         let account = account(&json);
         // A request that was sent as the server closed has no reply: in a closed loop, which sends
         // at once, nearly always.
         let lost = account.unanswered;
-        assert_eq!(account.completed, 120 - lost - account.never_sent, "{json}");
+        assert_eq!(account.completed, requests - lost - account.never_sent, "{json}");
         let closes = json["server_closes"].as_u64().expect("a count");
         assert_eq!(json["connections"]["lost"], lost, "{json}");
         assert!(4 * (3 + closes + lost) >= account.completed, "{rate}: {json}");
         assert!(rate.is_empty() || closes > 0, "{rate}: {json}");
         let anew = json["reconnects"].as_u64().expect("a count");
         assert!(anew + 3 >= closes + lost && anew <= closes + lost, "{rate}: {json}");
-        assert_eq!(server.peers().len() as u64, 3 + anew, "{rate}: {json}");
+        let accepted = || server.peers().len() as u64;
+        until("the server has accepted all", || (accepted() >= 3 + anew).then_some(()));
+        assert_eq!(accepted(), 3 + anew, "{rate}: {json}");
         assert_eq!(json["config"]["reconnect"], true);
     }
     let server = EchoServer::start(FOUR);
@@ -299,7 +304,8 @@ fn lost_with_connections(account: &Account, json: &Value) -> u64 {
 /// A run with a number of requests ends when each of them has ended, however long that takes.
 #[test]
 fn a_connection_that_stalls_times_out_and_the_others_go_on() {
-    let server = EchoServer::start(Fault::Stall { connection: 1, offset: 64 });
+    // The first request of each connection is due at the start, so it is sent on any machine.
+    let server = EchoServer::start(Fault::Stall { connection: 1, offset: 0 });
     let flags = format!("-c 4 -t 1 -R 1k -n 700 --timeout {STALL_TIMEOUT}");
     let json = run(&format!("{} {flags}", server.address)).expect(4).json();
     let account = account(&json);
@@ -434,7 +440,11 @@ fn what_was_sent_shortly_before_a_connection_timed_out_is_unanswered() {
 
 #[test]
 fn a_generator_that_cannot_keep_its_schedule_says_so() {
-    let ended = loadgen("-c 100 -p 100 -t 1 -R 10m -d 500ms").expect(4);
+    // Repeated in case that the server is later than the generator.
+    const TRIES: usize = 20;
+    let run = || loadgen("-c 100 -p 100 -t 1 -R 10m -d 500ms");
+    let mut runs = std::iter::repeat_with(run).take(TRIES);
+    let ended = runs.find(|ended| ended.code == Some(4)).expect("one that was too late");
     ended.says("Verdict: generator-limited: ").says("Offered: 5000000 requests: ");
 }
 
@@ -525,7 +535,8 @@ fn sizes_of_a_distribution_come_back_whole() {
 #[test]
 fn a_wrong_byte_among_sizes_is_found_where_it_is() {
     let server = EchoServer::start(Fault::Corrupt { connection: 1, offset: 2_345 });
-    let flags = "-c 2 -t 1 -n 5000 -l uniform:10-300";
+    // Each connection has requests of its own, however late the other one is.
+    let flags = "-c 2 -t 1 -R 20k --strict -n 5000 -l uniform:10-300";
     let ended = loadgen(&format!("{} {flags}", server.address)).expect(3);
     assert_eq!(server.fired(), 1);
     ended.says("connection 1, stream offset 2345 (request ");
@@ -581,6 +592,7 @@ fn a_network_of_source_addresses_is_used_in_order() {
     let all = format!("{} -c 6 -n 12 --source-ip 127.0.3.0/29", server.address);
     let ended = loadgen(&all).expect(0);
     assert!(!ended.stderr.contains("source addresses are used"), "all are: {}", ended.stderr);
+    until("all are accepted", || (server.peers().len() >= 6).then_some(()));
     let from: HashSet<_> = server.peers().into_iter().map(|peer| peer.to_string()).collect();
     let expected = (1..=6).map(|last| format!("127.0.3.{last}")).collect();
     assert_eq!(from, expected);

@@ -74,6 +74,7 @@ fn the_connections_of_the_run_are_the_only_ones_and_the_first_address_that_accep
         assert_eq!(report.plan.target_addresses(), [format!("tcp://{}", first.address)]);
         assert_eq!(second.peers().len(), 0);
     }
+    common::until("all are accepted", || (first.peers().len() >= 10).then_some(()));
     assert_eq!(first.peers().len(), 10, "no connection but those of the two runs");
 }
 
@@ -118,12 +119,12 @@ fn each_port_of_a_range_has_an_address_of_its_own() {
 #[test]
 fn all_addresses_share_the_time_out() {
     let (dead, server) = (Dead::silent(), EchoServer::start(Fault::None));
-    let flags = "-c 2 -n 20 --timeout 2s";
+    let flags = "-c 2 -n 20 --timeout 6s";
     let report = run(flags, &[&[dead.address, server.address]]).expect("a report");
     assert_eq!((report.records.replies, report.records.connect_failed()), (20, 0));
     // The first address has had half of the time.
     let latency = report.records.connect.min();
-    assert!((990_000_000..2_000_000_000).contains(&latency), "{latency}");
+    assert!(latency >= 2_990_000_000, "{latency}");
     let begun = std::time::Instant::now();
     let failure = run("-c 2 -n 20 --timeout 300ms", &[&[dead.address, dead.address]]);
     let Err(Failure::Setup(text)) = failure else { panic!("a report") };

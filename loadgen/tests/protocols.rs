@@ -171,12 +171,12 @@ fn a_hub_at_a_rate() {
 /// Clients on a thread without a sender wait for the next message, however late it is due.
 #[test]
 fn a_hub_at_a_rate_below_one_per_time_out_delivers_all_in_time() {
-    let flags = "hub:// -c 4 -t 2 -R 1 -n 3 --timeout 700ms --output-format json";
+    let flags = "hub:// -c 4 -t 2 -R 0.5 -n 2 --timeout 1500ms --output-format json";
     // How well the schedule is kept depends on the machine.
     let json = loadgen(flags).json();
     let deliveries = ["deliveries", "deliveries_late"].map(|key| json["hub"][key].clone());
-    assert_eq!(deliveries, [Value::from(12), Value::from(0)], "{json}");
-    assert_eq!(json["elapsed_ns"], 3_000_000_000u64);
+    assert_eq!(deliveries, [Value::from(8), Value::from(0)], "{json}");
+    assert_eq!(json["elapsed_ns"], 4_000_000_000u64);
 }
 
 /// Deliveries have no service time.

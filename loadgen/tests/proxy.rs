@@ -103,12 +103,12 @@ fn rude_clients_are_numbered_after_the_measured_ones() {
 #[test]
 fn an_ipv6_target_has_ipv6_clients_and_a_unix_socket_ipv4_ones() {
     let (_server, recording, url) = serve(Config::new(), "[::1]:0?proxy=require");
-    run(&format!("{url} -c 3 -n 30 --proxy-protocol v1"));
+    run(&format!("{url} -c 3 -t 1 -n 30 --proxy-protocol v1"));
     let expected = (1..=3).map(|nth| format!("[2001:db8::{nth}]:1024"));
     assert_eq!(recording.peers(), addresses(expected));
     let name = format!("unix://@loadgen-proxy-{}", std::process::id());
     let (_server, recording, url) = serve(Config::new(), &format!("{name}?proxy=require"));
-    run(&format!("{url} -c 3 -n 30 --proxy-protocol v2"));
+    run(&format!("{url} -c 3 -t 1 -n 30 --proxy-protocol v2"));
     let expected = (1..=3).map(|nth| format!("198.18.0.{nth}:1024"));
     assert_eq!(recording.peers(), addresses(expected));
 }
@@ -116,7 +116,7 @@ fn an_ipv6_target_has_ipv6_clients_and_a_unix_socket_ipv4_ones() {
 #[test]
 fn a_connection_that_is_begun_anew_keeps_its_client() {
     let (server, recording, url) = serve(Config::new(), "127.0.0.1:0?proxy=require");
-    let json = run(&format!("{url} -c 4 -n 400 --lifetime 10 --proxy-protocol v2 -p 4"));
+    let json = run(&format!("{url} -c 4 -t 1 -n 400 --lifetime 10 --proxy-protocol v2 -p 4"));
     assert!(json["reconnects"].as_u64() > Some(10), "{json}");
     assert!(server.stats().total().accepted > 10);
     let expected = (1..=4).map(|nth| format!("198.18.0.{nth}:1024"));
@@ -127,7 +127,7 @@ fn a_connection_that_is_begun_anew_keeps_its_client() {
 fn the_limit_of_an_address_counts_the_clients_that_are_pretended() {
     let limited = || Config::new().max_connections_per_address(Some(1));
     let (_server, _, url) = serve(limited(), "127.0.0.1:0?proxy=require");
-    run(&format!("{url} -c 50 -n 500 --proxy-protocol v2"));
+    run(&format!("{url} -c 50 -t 1 -n 500 --proxy-protocol v2"));
     let (server, recording, url) = serve(limited(), "127.0.0.1:0?proxy=require");
     let flags = "-c 5 -d 500ms --proxy-protocol v2 --proxy-source 10.1.2.3 --output-format json";
     let json = loadgen(&format!("{url} {flags}")).expect(4).json();
@@ -138,10 +138,10 @@ fn the_limit_of_an_address_counts_the_clients_that_are_pretended() {
 
 #[test]
 fn the_own_server_requires_headers_and_rude_clients_and_hubs_send_them() {
-    let json = run("-c 20 -n 200 --proxy-protocol v1 --with idle:5,half-close:2");
+    let json = run("-c 20 -t 1 -n 200 --proxy-protocol v1 --with idle:5,half-close:2");
     assert_eq!(json["config"]["own_server"], true);
     assert_eq!(json["config"]["proxy_protocol"], "v1");
-    run("framed:// -c 20 -n 200 -l 5000 --proxy-protocol v2");
+    run("framed:// -c 20 -t 1 -n 200 -l 5000 --proxy-protocol v2");
     run("hub:// -c 20 -d 500ms --proxy-protocol v2");
 }
 

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use common::forms::{TestFile, assert_valid, count, schema};
 use common::server::{EchoServer, Fault};
-use common::{Ended, GUARD, loadgen, program, start, until};
+use common::{Ended, GUARD, loadgen, own_port, program, start, until};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
@@ -162,7 +162,7 @@ fn release() -> String {
 
 #[test]
 fn ndjson_has_an_object_each_second_and_the_summary_at_the_end() {
-    let ended = loadgen("-c 5 -d 2200ms --output-format ndjson").expect(0);
+    let ended = loadgen("-c 5 -t 1 -d 2200ms --output-format ndjson").expect(0);
     let objects = lines(&ended);
     assert_eq!(objects[0]["send_lag"]["p50_ns"], Value::Null, "a closed loop has none");
     let (summary, seconds) = objects.split_last().expect("there are some");
@@ -178,7 +178,7 @@ fn ndjson_has_an_object_each_second_and_the_summary_at_the_end() {
         assert_eq!(interval["latency"]["count"], values.len(), "{interval:?}");
     }
     assert_eq!(intervals, seconds);
-    let words = "-c 5 -d 2200ms --output-format ndjson".split(' ');
+    let words = "-c 5 -t 1 -d 2200ms --output-format ndjson".split(' ');
     assert!(words.eq(summary["command"].as_array().expect("words").iter().skip(1)));
     assert_eq!(summary["machine"]["kernel"], release());
     assert!(seconds.iter().all(|second| second["type"] == "second"), "{seconds:?}");
@@ -264,7 +264,7 @@ fn csv_has_its_header_even_if_nothing_was_measured() {
 
 #[test]
 fn a_run_that_cannot_connect_leaves_the_earlier_results() {
-    let server = EchoServer::start(Fault::None);
+    let server = EchoServer::start_at(own_port(), Fault::None);
     server.die();
     let files = ["report", "log", "distribution"].map(TestFile::new);
     let [report, log, distribution] = &files;
@@ -394,12 +394,12 @@ fn the_interval_log_adds_up_to_the_run() {
 }
 
 /// Requests that are completed, given up, and never sent, and some before the measured period. The
-/// stall comes so late that requests due after it find no connection before the end.
+/// time-out is so long that those due after the stall find no other connection before the end.
 #[test]
 fn the_interval_log_of_an_overloaded_open_loop_adds_up_too() {
     let file = TestFile::new("overload.hlog");
-    let server = EchoServer::start(Fault::Stall { connection: 0, offset: 160_000 });
-    let flags = format!("{} -c 1 -R 2k -w 300ms -d 1200ms --timeout 400ms", server.address);
+    let server = EchoServer::start(Fault::Stall { connection: 0, offset: 64 * 700 });
+    let flags = format!("{} -c 1 -R 2k -w 300ms -d 1200ms --timeout 2s", server.address);
     let json = loadgen(&format!("{flags} --output-format json --hdr-log {file}")).expect(4).json();
     assert!(server.fired() > 0);
     for what in ["warmup", "completed", "timed_out", "never_sent"] {

@@ -52,7 +52,7 @@ fn each_connection_is_served_however_short_the_run() {
 
 #[test]
 fn requests_larger_than_all_buffers_come_back() {
-    let json = loadgen("-c 8 -n 40 -l 3m -p 2 --output-format json").expect(0).json();
+    let json = loadgen("-c 8 -t 1 -n 40 -l 3m -p 2 --output-format json").expect(0).json();
     assert_eq!(json["bytes_verified"], 40u64 * (3 << 20));
     assert_eq!(json["connections"]["served"], 8);
 }
@@ -90,6 +90,7 @@ fn source_addresses_are_used_in_turn() {
     let server = EchoServer::start(Fault::None);
     let flags = "-c 4 -n 8 --source-ip 127.0.0.5 --source-ip 127.0.0.6";
     loadgen(&format!("{} {flags}", server.address)).expect(0);
+    until("all are accepted", || (server.peers().len() >= 4).then_some(()));
     let from = |text: &str| {
         let address: IpAddr = text.parse().unwrap();
         server.peers().into_iter().filter(|peer| *peer == address).count()
@@ -177,7 +178,7 @@ fn connections_asked_for_that_cannot_be_had_make_the_run_not_valid() {
 fn an_interrupted_run_still_reports() {
     for signal in [Signal::INT, Signal::TERM] {
         let server = EchoServer::start(Fault::None);
-        let run = start(program(&format!("{} -c 5 -d 10m", server.address)));
+        let run = start(program(&format!("{} -c 5 -t 1 -d 10m", server.address)));
         until("requests are answered", || (server.bytes() > 100_000).then_some(()));
         run.signal(signal);
         let ended = run.wait().expect(130);

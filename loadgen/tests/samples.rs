@@ -141,7 +141,15 @@ fn the_samples_of_the_pages_have_the_lines_that_the_program_prints() {
         // With many threads, the lines about them are left out.
         let alike = ["ab", "calibrate", "compare"].iter().any(|name| command.starts_with(name));
         let threads = if alike || command.contains("-t ") { "" } else { " -t 1" };
-        let ended = loadgen(&format!("{command}{threads}"));
+        // Repeated as long as the machine was too busy for a rate of a search to be kept.
+        const TRIES: u32 = 20;
+        let mut ended = loadgen(&format!("{command}{threads}"));
+        for _ in 1..TRIES {
+            if !ended.stdout.contains("no rate keeps") {
+                break;
+            }
+            ended = loadgen(&format!("{command}{threads}"));
+        }
         assert_shows(&sample, &format!("{}{}", ended.stderr, ended.stdout));
         compared += 1;
     }

@@ -159,7 +159,7 @@ fn a_sender_whose_own_copy_is_dropped_goes_on() {
 #[test]
 fn a_client_that_gets_nothing_any_more_is_late() {
     let server = HubServer::start(Fault::Silent { to: 2, nth: 30 });
-    let flags = "-c 5 -t 1 -n 50 -l 100 --timeout 500ms --output-format json";
+    let flags = "-c 5 -t 1 -n 50 -l 100 --timeout 3s --output-format json";
     let json = loadgen(&format!("hub://{} {flags}", server.address)).expect(4).json();
     assert!(server.fired() > 0);
     assert_eq!(json["errors"], json!({ "timed-out": 1 }));

@@ -105,7 +105,7 @@ fn a_frame_that_is_cut_short_is_a_lost_connection() {
 #[test]
 fn a_server_that_does_not_close_after_its_message_is_late() {
     let server = EchoServer::start(Fault::None);
-    let flags = "-c 2 -t 1 -d 10s --timeout 300ms --output-format json";
+    let flags = "-c 2 -t 1 -d 10s --timeout 3s --output-format json";
     let json = loadgen(&format!("message://{} {flags}", server.address)).expect(4).json();
     assert_eq!((&json["replies"], &json["errors"]), (&2.into(), &json!({ "timed-out": 2 })));
 }

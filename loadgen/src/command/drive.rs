@@ -48,8 +48,9 @@ const STOPPING: [i32; 12] = [
     SIGIO, SIGABRT,
 ];
 
-/// How long after its connections a dying server is noticed.
-const SERVER_END_GRACE: Duration = Duration::from_millis(200);
+/// How long after its connections a dying server is noticed. A busy machine may take a while to end
+/// a process whose sockets are closed.
+const SERVER_END_GRACE: Duration = Duration::from_secs(2);
 
 /// The first signal sets the flag; the second one ends the process at once.
 pub fn on_signals() -> Result<Arc<AtomicBool>, Failure> {

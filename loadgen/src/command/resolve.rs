@@ -172,7 +172,7 @@ mod tests {
             Ok(if host == "both" { both.to_vec() } else { both[1..2].to_vec() })
         };
         let given = targets(&["both:1-2", "one:3", "both:4"]);
-        let resolved = resolve_by(look_up.clone(), &given, &[], SECOND, &NO_SIGNAL);
+        let resolved = resolve_by(look_up.clone(), &given, &[], 60 * SECOND, &NO_SIGNAL);
         let resolved = resolved.expect("addresses");
         let text = |addresses: &[Endpoint]| -> Vec<String> {
             addresses.iter().map(Endpoint::address).collect()
@@ -182,7 +182,8 @@ mod tests {
         assert_eq!(others, [vec!["127.0.0.1:1"], vec!["127.0.0.1:2"], vec![], vec!["127.0.0.1:4"]]);
         assert_eq!(count.load(Relaxed), 2);
         let from = ["127.0.0.9".parse().unwrap()];
-        let resolved = resolve_by(look_up, &given, &from, SECOND, &NO_SIGNAL).expect("addresses");
+        let resolved =
+            resolve_by(look_up, &given, &from, 60 * SECOND, &NO_SIGNAL).expect("addresses");
         assert_eq!(text(&resolved.targets)[0], "127.0.0.1:1", "what the source can reach");
         assert!(resolved.others.iter().all(Vec::is_empty));
     }
@@ -190,7 +191,7 @@ mod tests {
     #[test]
     fn a_slow_look_up_is_neither_waited_for_longer_than_the_time_out_nor_after_a_signal() {
         let slow = |_: &str| {
-            thread::sleep(Duration::from_secs(3));
+            thread::sleep(60 * SECOND);
             Ok(Vec::new())
         };
         let begun = Instant::now();
@@ -201,8 +202,9 @@ mod tests {
         let signal = AtomicBool::new(true);
         let error = resolve_by(slow, &targets(&["name:1"]), &[], 100 * SECOND, &signal);
         assert_eq!(error, Err(Failure::Interrupted));
-        assert!(begun.elapsed() < 2 * SECOND, "a guard");
-        let none = resolve_by(|_| Ok(Vec::new()), &targets(&["name:1"]), &[], SECOND, &NO_SIGNAL);
+        assert!(begun.elapsed() < 30 * SECOND, "a guard");
+        let none =
+            resolve_by(|_| Ok(Vec::new()), &targets(&["name:1"]), &[], 60 * SECOND, &NO_SIGNAL);
         assert_eq!(none, Err(Failure::Setup("name has no address".into())));
     }
 }

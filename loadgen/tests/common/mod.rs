@@ -181,6 +181,12 @@ pub fn own_port() -> u16 {
     std::iter::repeat_with(next).take(PORTS as usize).find(is_free).expect("a free port")
 }
 
+/// Asks for room for all datagrams that come while the thread that reads them stands still. By
+/// default there is room for about a hundred, and others are dropped. The system may grant less.
+pub fn room_for_datagrams(socket: &UdpSocket) {
+    socket2::SockRef::from(socket).set_recv_buffer_size(4 << 20).expect("an open socket");
+}
+
 /// Whether a program is installed.
 pub fn have(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

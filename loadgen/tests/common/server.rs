@@ -1,7 +1,7 @@
 //! A small echo server on threads that can do one thing wrong. It counts how often it did, so that
 //! a test can assert that its fault happened.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier, Mutex};
@@ -66,7 +66,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl EchoServer {
     pub fn start(fault: Fault) -> EchoServer {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        EchoServer::start_at(0, fault)
+    }
+
+    /// One that will die listens at a port of its own, which no other test gets afterwards.
+    pub fn start_at(port: u16, fault: Fault) -> EchoServer {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
             fault,
@@ -124,13 +129,23 @@ impl EchoServer {
     }
 }
 
+/// Reads on if the machine was suspended meanwhile, which interrupts a read with a time-out.
+pub fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
 fn serve(mut stream: TcpStream, connection: u64, shared: &Shared) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let mut buffer = [0; 16 << 10];
     let mut offset = 0;
     loop {
-        let count = stream.read(&mut buffer)?;
+        let count = read(&mut stream, &mut buffer)?;
         if shared.dead.load(Relaxed) {
             return Ok(());
         }
@@ -204,7 +219,7 @@ impl Reply<'_> {
                 fired();
                 // Until the client closes.
                 let mut rest = [0; 1024];
-                while stream.read(&mut rest)? > 0 {}
+                while read(stream, &mut rest)? > 0 {}
                 return Ok(false);
             }
             Fault::ReplayFirst { .. } => {
