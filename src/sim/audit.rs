@@ -30,15 +30,16 @@ pub(super) fn member(world: &mut World, seen: &Seen, peer: &Peer, member: &Membe
         lost.between,
         member.dropped
     );
+    let ends_in_order = peer.end == Some(PeerEnd::Fin) && peer.reads_to_the_end();
+    assert!(
+        !ends_in_order || sight.closed != Some(CloseReason::SlowReader),
+        "member {number} ended in order, although it had lost messages"
+    );
     // A layer that has sent an alert drops what the hub had queued. A connection that has failed, by its
     // shutdown too, is closed at once: bytes of the peer that come later reset it, which destroys what
     // the peer has not read.
     let is_cut = matches!(sight.closed, Some(CloseReason::TlsAlert | CloseReason::Failed));
-    let whole = peer.end == Some(PeerEnd::Fin)
-        && peer.reads_to_the_end()
-        && sight.finished.is_some()
-        && !is_cut;
-    if !whole {
+    if !ends_in_order || sight.finished.is_none() || is_cut {
         return;
     }
     assert!(

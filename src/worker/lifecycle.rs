@@ -140,6 +140,10 @@ impl<S: Service, L: Layer> Core<S, L> {
         if context.machine.sends() {
             // Output may be lost now, so an earlier reason for an orderly close no longer holds.
             context.reason = Some(reason);
+            if reason == CloseReason::SlowReader {
+                // What the service kept for it is lost, also if it has been sent all the rest.
+                context.machine.lose_output();
+            }
         }
         context.reason.get_or_insert(reason);
         context.machine.apply(Event::Abort);
@@ -183,13 +187,8 @@ impl<S: Service, L: Layer> Core<S, L> {
             self.established -= 1;
             self.counters.connections.set(self.established);
             self.counters.closed[reason as usize].add(1);
-            // Output that the peer itself refused with a reset is not lost by this side. What a service
-            // kept for a slow reader is.
-            let lost = match reason {
-                CloseReason::Reset => false,
-                CloseReason::SlowReader => true,
-                _ => context.machine.has_lost_output(),
-            };
+            // Output that the peer itself refused with a reset is not lost by this side.
+            let lost = context.machine.has_lost_output() && reason != CloseReason::Reset;
             self.cut += u64::from(self.stopping || (lost && self.drains()));
             if self.ending().is_some() && context.bytes_discarded > 0 {
                 self.counters.unanswered.add(1);

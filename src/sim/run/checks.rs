@@ -373,12 +373,17 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
-    /// Number of connections that a failed system call, or a panic of the service, closed after the
-    /// end had begun. A reset by the peer is not among them. A client that has left may still be in
-    /// the backlog then, and the send of what it was owed may fail.
+    /// Number of connections that a failed system call, a panic of the service, or a hub that had lost
+    /// messages for them, closed after the end had begun. A reset by the peer is not among them. A
+    /// client that has left may still be in the backlog then, and the send of what it was owed may
+    /// fail.
     fn failed_at_end(&self) -> u64 {
-        const FAILED: [CloseReason; 3] =
-            [CloseReason::Failed, CloseReason::PeerLost, CloseReason::ServicePanic];
+        const FAILED: [CloseReason; 4] = [
+            CloseReason::Failed,
+            CloseReason::PeerLost,
+            CloseReason::ServicePanic,
+            CloseReason::SlowReader,
+        ];
         let (seen, ended_at) = (self.seen.borrow(), self.ended_at.unwrap_or(Time::MAX));
         let late = seen.of_peer.values().filter(|sight| sight.closed_at >= ended_at);
         late.filter(|sight| sight.closed.is_some_and(|why| FAILED.contains(&why))).count() as u64
@@ -565,7 +570,9 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             ),
             // One that holds input may be shed for that.
             Some(CloseReason::Shed) if sight.held_at_close => return,
-            Some(CloseReason::SendTimeout | CloseReason::Shed) => (at_close.room, sight.closed_at),
+            Some(CloseReason::SendTimeout | CloseReason::Shed) => {
+                (at_close.room, sight.decided_at.unwrap_or(sight.closed_at))
+            }
             _ => return,
         };
         assert!(

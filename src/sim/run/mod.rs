@@ -330,6 +330,14 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let until = self.world.borrow_mut().suspend(span);
         self.suspensions.push((from, until));
         self.suspended_at = Some(until);
+        let workers = self.servers.iter().filter_map(|server| server.worker.as_ref());
+        for id in workers.flat_map(Worker::ending) {
+            let mut seen = self.seen.borrow_mut();
+            let sight = seen.of_peer.values_mut().find(|sight| sight.id == Some(id));
+            if let Some(sight) = sight.filter(|sight| sight.decided_at.is_none()) {
+                sight.decided_at = Some(from);
+            }
+        }
         loop {
             let event = self.world.borrow_mut().pop_until(until);
             let Some(event) = event else { break };

@@ -25,7 +25,8 @@ impl Service for Farewell {
 #[test]
 fn a_drain_that_loses_output_to_the_send_time_out_says_so() {
     let config = Config::new().max_connections(10).buffers(4);
-    let (server, address) = start(config.send_timeout(Some(Duration::from_secs(1))), Echo);
+    // Longer than this thread may stand still before it drains.
+    let (server, address) = start(config.send_timeout(Some(Duration::from_secs(3))), Echo);
     let mut stuck = connect(address);
     stick(&server, &mut stuck);
     let _idle = connect(address);
@@ -97,6 +98,8 @@ fn a_connection_whose_service_has_lost_output_does_not_end_as_if_all_were_sent()
         echoes(&mut client, b"x").unwrap();
         end(&server);
         until(&server, "it is closed", |total| total.closed(CloseReason::SlowReader) == 1);
+        let error = client.read(&mut [0]).expect_err("a reset and not FIN");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
 }
 

@@ -235,6 +235,11 @@ impl Machine {
         self.lost_output
     }
 
+    /// Output is lost that the connection was not given yet.
+    pub(crate) fn lose_output(&mut self) {
+        self.lost_output = true;
+    }
+
     fn is_in_flight(&self) -> bool {
         self.rx == Rx::Receiving
             || matches!(self.tx, Tx::Connecting | Tx::Sending | Tx::ShuttingDown)
