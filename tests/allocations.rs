@@ -183,7 +183,7 @@ fn workers_allocate_nothing_from_ready_to_the_end_of_drain() {
         .workers(2)
         .max_connections(64)
         .buffers(32)
-        .idle_timeout(Some(Duration::from_millis(700)))
+        .idle_timeout(Some(Duration::from_secs(3)))
         .shed_after(Some(Duration::from_millis(100)));
     let (server, address) = start(config, false);
     let end_of_pages = ask_for_pages(&server);
@@ -213,7 +213,11 @@ fn workers_allocate_nothing_from_ready_to_the_end_of_drain() {
     }
     drop(stuck);
     let idle = connect(address);
-    thread::sleep(Duration::from_millis(1500));
+    let begun = Instant::now();
+    while server.stats().total().closed(CloseReason::IdleTimeout) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is never closed");
+        thread::sleep(Duration::from_millis(10));
+    }
     drop(idle);
     let mut last = connect(address);
     echo(&mut last, 1);

@@ -95,14 +95,16 @@ mod tests {
 
     #[test]
     fn open_files_are_counted() {
-        // Other tests open and close files meanwhile, but fewer than this.
-        let before = open_now();
-        let files: Vec<_> =
-            (0..500).map(|_| std::fs::File::open("/dev/null").expect("a file")).collect();
-        if cfg!(target_os = "linux") {
-            assert!(open_now() >= before + 250, "{before} before, {} now", open_now());
-        }
-        drop(files);
+        // Other tests may close more files meanwhile than this opens, but not in each try.
+        let is_counted = (0..20).any(|_| {
+            let before = open_now();
+            let files: Vec<_> =
+                (0..500).map(|_| std::fs::File::open("/dev/null").expect("a file")).collect();
+            let now = open_now();
+            drop(files);
+            now >= before + 250
+        });
+        assert!(is_counted || !cfg!(target_os = "linux"));
     }
 
     #[test]

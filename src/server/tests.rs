@@ -332,7 +332,7 @@ fn time_outs_can_be_changed_for_connections_that_there_are() {
         assert_eq!(client.read(&mut [0]).unwrap(), 0, "it is idle");
     }
     drop(clients);
-    while server.stats().total().connections > 0 {
+    while server.stats().total().closed_total() < 3 {
         thread::yield_now();
     }
     assert_eq!(server.stats().total().closed(CloseReason::IdleTimeout), 3);
@@ -414,10 +414,15 @@ fn the_connections_of_an_address_that_a_layer_names_are_counted_once_it_is_known
     assert!(matches!(end, Ok(0) | Err(std::io::ErrorKind::ConnectionReset)), "{end:?}");
     wait_for_closed(&server, CloseReason::AddressLimit);
     assert_eq!(server.stats().total().accepted, 3);
-    // Its place comes free with the connection.
+    // Its place comes free with the connection, which may be counted a little earlier.
     drop(first);
     wait_for_closed(&server, CloseReason::PeerClosed);
-    expect(&named(3), WELCOME);
+    let begun = std::time::Instant::now();
+    let mut got = [0; WELCOME.len()];
+    while named(3).read_exact(&mut got).is_err() {
+        assert!(begun.elapsed() < GUARD, "its place does not come free");
+    }
+    assert_eq!(got, WELCOME);
 }
 
 /// Another descriptor of each socket that a server listens on, for one that takes over.

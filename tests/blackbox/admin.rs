@@ -264,8 +264,8 @@ fn a_port_alone_is_of_the_loopback_interface() {
 
 #[test]
 fn a_daemon_is_ready_until_a_signal_and_its_listeners_close_after_the_drain_delay() {
-    let flags = [&ADMIN[..], &["--drain-delay", "1s", "--drain-timeout", "600s"]];
-    let mut daemon = Daemon::start(&flags.concat());
+    let drain = ["--drain-delay", "1s", "--drain-timeout", "600s", "--linger", "600s"];
+    let mut daemon = Daemon::start(&[&ADMIN[..], &drain].concat());
     assert_eq!(get(&daemon, "/healthz"), (200, "ok\n".to_owned()));
     assert_eq!(get(&daemon, "/readyz"), (200, "ready\n".to_owned()));
     let mut kept = Client::connect(daemon.address());
@@ -303,7 +303,8 @@ fn a_drain_delay_goes_on_serving_and_a_second_signal_ends_it_at_once() {
 
 #[test]
 fn a_daemon_that_drains_is_not_ready_and_is_healthy() {
-    let mut daemon = Daemon::start(&[&ADMIN[..], &["--drain-timeout", "600s"]].concat());
+    let drain = ["--drain-timeout", "600s", "--linger", "600s"];
+    let mut daemon = Daemon::start(&[&ADMIN[..], &drain].concat());
     let mut client = Client::connect(daemon.address());
     client.ping(100);
     daemon.signal(Signal::TERM);

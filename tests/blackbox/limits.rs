@@ -37,8 +37,13 @@ fn without_free_files_the_daemon_waits_without_spinning_and_recovers() {
         fleet.drive_for(Duration::from_millis(10));
         daemon.stat("accept_errors") > 0
     });
-    fleet.drive_for(Duration::from_millis(500));
-    let served = fleet.served(100);
+    let (mut served, mut quiet) = (0, 0);
+    eventually("nobody else is served", || {
+        fleet.drive_for(Duration::from_millis(10));
+        let before = std::mem::replace(&mut served, fleet.served(100));
+        quiet = if served == before && daemon.is_asleep() { quiet + 1 } else { 0 };
+        quiet >= 20
+    });
     assert!(served > 0 && served < 64, "{served} clients served with 64 files");
 
     watch_while_out_of_files(&daemon);
@@ -154,6 +159,9 @@ fn one_address_takes_no_more_places_than_its_limit() {
             });
         };
         refused((CLIENTS - MOST) as u64);
+        eventually("the rest are reset", || {
+            clients.iter().filter(|client| !client.readable_within(TICK)).count() == MOST
+        });
         let mut idle: Vec<_> =
             clients.extract_if(.., |client| !client.readable_within(TICK)).collect();
         assert_eq!(idle.len(), MOST, "{workers} workers");
@@ -180,7 +188,7 @@ fn one_address_takes_no_more_places_than_its_limit() {
         let totals = daemon.stats();
         assert_eq!(totals["connections"], 2 * MOST as u64);
         assert_eq!(totals["accepted"] - totals["closed"], totals["connections"]);
-        let told = daemon.lines_with(" refuse peer=127.0.0.2:").len();
+        let told = daemon.wait_lines(CLIENTS - MOST + 1, " refuse peer=127.0.0.2:").len();
         assert_eq!(told, CLIENTS - MOST + 1, "a line at level debug for each");
         let warned = daemon.lines_with("refused a connection of 127.0.0.2:").len();
         assert!((1..told).contains(&warned), "{warned} warnings:\n{}", daemon.tail());
@@ -293,65 +301,110 @@ fn no_client_is_shed_while_buffers_are_free() {
 
 #[test]
 fn clients_that_sent_while_the_daemon_was_stopped_are_not_idle() {
-    let daemon = Daemon::start(&["--workers", "1", "--idle-timeout", "1s"]);
+    // Longer than this thread may stand still before it stops the daemon.
+    let daemon = Daemon::start(&["--workers", "1", "--idle-timeout", "3s"]);
     let mut clients: Vec<_> = (0..50).map(|_| Client::connect(daemon.address())).collect();
     clients.iter_mut().for_each(|client| client.ping(1));
     daemon.stop();
     clients.iter_mut().for_each(|client| client.send(5));
-    thread::sleep(Duration::from_millis(1_500));
+    thread::sleep(Duration::from_millis(3_500));
     daemon.signal(Signal::CONT);
     clients.iter_mut().for_each(|client| client.expect(5));
     drop(clients);
     daemon.finish();
 }
 
+/// Number of tries of a test that must run again before half of a time-out has passed.
+const TRIES: u32 = 10;
+
 #[test]
 fn an_idle_client_is_closed_for_idleness_and_a_busy_one_is_not() {
+    let is_staged = (0..TRIES).any(|_| idle_and_busy_clients());
+    assert!(is_staged, "in each try this test did not run for half of the time-out");
+}
+
+/// Returns false if the busy client itself did not run for so long that it may look idle.
+fn idle_and_busy_clients() -> bool {
+    const PAUSE_MAX: Duration = Duration::from_secs(1);
     let daemon = Daemon::start(&["--idle-timeout", "2s", "--log", "debug"]);
     let mut silent = Client::connect(daemon.address());
     let mut was_busy = Client::connect(daemon.address());
     was_busy.ping(1_000);
-    let (mut busy, start) = (Client::connect(daemon.address()), Instant::now());
-    eventually("both idle clients are closed", || {
-        busy.ping(10);
-        // Watch the busy client for longer than the idle time-out.
-        start.elapsed() > Duration::from_secs(5)
-            && [&silent, &was_busy]
-                .iter()
-                .all(|idle| idle.readable_within(Duration::from_millis(1)))
-    });
+    let start = Instant::now();
+    let (mut last, mut busy) = (start, Client::connect(daemon.address()));
+    // Watch the busy client for longer than the idle time-out.
+    while start.elapsed() < Duration::from_secs(5)
+        || ![&silent, &was_busy].iter().all(|idle| idle.readable_within(TICK))
+    {
+        let begun = Instant::now();
+        assert!(begun - start < GUARD, "the idle clients are not closed");
+        let result = busy.try_send_without_waiting(10).map_err(Into::into);
+        let result = result.and_then(|_| busy.receive(10));
+        if last.elapsed() > PAUSE_MAX {
+            return false;
+        }
+        last = begun;
+        assert_ne!(result.expect("sending and receiving"), 0, "the busy client got FIN");
+        thread::sleep(Duration::from_millis(10));
+    }
+    // Its last bytes, if they came in two pieces.
+    busy.expect(busy.in_transit());
+    let busy_at = busy.local();
+    busy.close();
+    if last.elapsed() > PAUSE_MAX {
+        return false;
+    }
     silent.expect_fin();
     was_busy.expect_fin();
     let idle = [silent.local(), was_busy.local()];
     drop((silent, was_busy));
-    let busy_at = busy.local();
-    busy.close();
     for closed in daemon.wait_closed(3) {
         let reason = if idle.contains(&closed.peer) { "idle-timeout" } else { "peer-closed" };
         assert_eq!(closed.reason, reason, "{closed:?}, the busy one is {busy_at}");
     }
     daemon.finish();
+    true
 }
 
 /// Receiving alone and sending alone each count as activity, for several idle time-outs.
 #[test]
 fn clients_that_only_listen_or_only_send_are_not_idle() {
+    let is_staged = (0..TRIES).any(|_| clients_that_only_listen_or_only_send());
+    assert!(is_staged, "in each try this test did not run for half of the time-out");
+}
+
+/// Returns false if the active clients themselves did not run for so long that they may look idle.
+fn clients_that_only_listen_or_only_send() -> bool {
+    const PAUSE_MAX: Duration = Duration::from_millis(500);
     let flags = ["--idle-timeout", "1s", "--log", "debug", "--listen", "discard://127.0.0.1:0"];
-    let daemon = Daemon::start(&[&flags[..], &["--listen", "hub://127.0.0.1:0"]].concat());
+    // Without a linger, a connection that is closed for idleness has its line at once.
+    let more = ["--listen", "hub://127.0.0.1:0", "--linger", "0s"];
+    let daemon = Daemon::start(&[&flags[..], &more].concat());
     let connect = |at: usize| TcpStream::connect(daemon.addresses()[at]).expect("connecting");
+    let mut last = Instant::now();
     // A member that only receives what another sends, and a client that never receives anything.
-    let (listener, mut member, mut talker) = (connect(1), connect(1), connect(0));
+    let (mut listener, mut member, mut talker) = (connect(1), connect(1), connect(0));
+    listener.set_read_timeout(Some(GUARD)).expect("setting a time-out");
     let active = [&listener, &member, &talker].map(|one| one.local_addr().expect("its address"));
     for idle in 1..=3 {
         // Closed for idleness: the time-out has passed once more.
         let _idle = connect(0);
+        let start = Instant::now();
         let mut closed = Vec::new();
-        eventually("the idle client is closed", || {
-            member.write_all(b"\x06\0\0\0\x03hello").expect("sending");
-            talker.write_all(b"x").expect("sending");
+        while closed.len() < idle {
+            let begun = Instant::now();
+            assert!(begun - start < GUARD, "the idle client is not closed");
+            let result = member.write_all(b"\x06\0\0\0\x03hello");
+            let result = result.and_then(|()| talker.write_all(b"x"));
+            let result = result.and_then(|()| listener.read(&mut [0; 4096]));
             closed = daemon.closed();
-            closed.len() >= idle
-        });
+            if last.elapsed() > PAUSE_MAX {
+                return false;
+            }
+            last = begun;
+            assert_ne!(result.expect("sending and receiving"), 0, "FIN: {closed:?}");
+            thread::sleep(Duration::from_millis(10));
+        }
         for closed in closed {
             assert!(!active.contains(&closed.peer), "{closed:?}");
             assert_eq!(closed.reason, "idle-timeout");
@@ -360,6 +413,7 @@ fn clients_that_only_listen_or_only_send_are_not_idle() {
     drop((listener, member, talker));
     daemon.wait_closed(6);
     daemon.finish();
+    true
 }
 
 #[test]
@@ -388,7 +442,6 @@ fn a_client_that_reads_nothing_is_closed_by_the_send_timeout_and_an_idle_one_is_
 /// A client that reads slowly is not stalled, however long it takes.
 #[test]
 fn a_client_that_reads_slowly_is_not_closed() {
-    const TRIES: u32 = 10;
     let flags = ["--send-timeout", "2s", "--idle-timeout", "off", "--log", "debug"];
     let daemon = Daemon::start(&flags);
     let is_staged = (0..TRIES).any(|_| {

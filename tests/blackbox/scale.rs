@@ -19,7 +19,7 @@ fn ten_thousand_clients_at_once_are_served_twice_and_leave_nothing_behind() {
     assert!(daemon.open_files() >= files + clients, "the files of {clients} connections");
     drop(fleet);
     eventually("all files are closed", || daemon.open_files() == files);
-    assert_eq!(daemon.stat("connections"), 0);
+    eventually("none is counted", || daemon.stat("connections") == 0);
     assert_eq!(daemon.stat("accepted"), clients as u64);
     daemon.finish();
 }
@@ -79,7 +79,7 @@ fn churn_leaks_nothing() {
     }
     eventually("all files are closed", || daemon.open_files() == files);
     assert_eq!(daemon.stat("accepted"), ROUNDS * 500);
-    assert_eq!(daemon.stat("connections"), 0);
+    eventually("none is counted", || daemon.stat("connections") == 0);
     daemon.finish();
 }
 
@@ -87,17 +87,21 @@ fn churn_leaks_nothing() {
 #[test]
 fn every_worker_serves() {
     const WORKERS: usize = 4;
-    const ROUNDS: u64 = 50;
+    // Each worker wakes up so often, but one that stands still for a while handles several rounds at
+    // once.
+    const WAKE_UPS: u64 = 10;
+    const ROUNDS_MAX: usize = 1_000;
     let daemon = Daemon::start(&["--workers", "4"]);
     let mut fleet = Fleet::connect(daemon.address(), 400);
     let before = daemon.wake_ups();
-    for _ in 0..ROUNDS {
+    let mut after = before.clone();
+    let all_serve = (0..ROUNDS_MAX).any(|_| {
         fleet.echo(100);
-    }
-    let after = daemon.wake_ups();
-    let woken = |thread: &String| after[thread] - before.get(thread).unwrap_or(&0);
-    let busy = after.keys().filter(|thread| woken(thread) >= ROUNDS / 5).count();
-    assert!(busy >= WORKERS, "{busy} busy threads: {before:?}, then {after:?}");
+        after = daemon.wake_ups();
+        let woken = |thread: &String| after[thread] - before.get(thread).unwrap_or(&0);
+        after.keys().filter(|thread| woken(thread) >= WAKE_UPS).count() >= WORKERS
+    });
+    assert!(all_serve, "fewer busy threads: {before:?}, then {after:?}");
     drop(fleet);
     daemon.finish();
 }

@@ -198,7 +198,8 @@ fn clients_are_logged_at_debug_only() {
             stats["accepted"] == 1 && stats["connections"] == 0
         });
         for word in [" connect id=", "disconnect id="] {
-            assert_eq!(daemon.lines_with(word).len(), expected, "lines with {word} at {level}");
+            let lines = daemon.wait_lines(expected, word).len();
+            assert_eq!(lines, expected, "lines with {word} at {level}");
         }
         daemon.finish();
     }

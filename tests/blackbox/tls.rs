@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::{Daemon, GUARD, alone, binary, eventually, have, run_to_end, run_with_input};
+use crate::harness::{
+    Daemon, GUARD, alone, binary, eventually, have, lines, run_to_end, run_with_input,
+};
 use crate::systemd::passing;
 
 const FAILED: Option<i32> = Some(1);
@@ -463,6 +465,9 @@ fn clients_that_stop_in_the_handshake_keep_nobody_out() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("starting python3");
+    // Python takes long to start on a busy machine.
+    let said = lines(honest.stdout.take().expect("stdout is piped"));
+    assert_eq!(said.recv_timeout(GUARD).as_deref(), Ok("ready"));
     let stalled: Vec<TcpStream> = (0..1000)
         .map(|at| {
             let mut client = TcpStream::connect(daemon.address()).expect("connecting");
@@ -476,25 +481,29 @@ fn clients_that_stop_in_the_handshake_keep_nobody_out() {
         reasons(&daemon).iter().filter(|reason| *reason == "tls-handshake").count() == 1000
     });
     drop(honest.stdin.take());
-    let output = honest.wait_with_output().expect("waiting for the client");
-    assert!(output.status.success());
-    let pings: u32 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number");
+    let pings = said.recv_timeout(GUARD).expect("the client's last line");
+    assert!(honest.wait().expect("waiting for the client").success());
+    let pings: u32 = pings.parse().expect("a number");
     assert!(pings > 100, "{pings} echoes meanwhile");
     drop(stalled);
     eventually("all files are closed", || daemon.open_files() == files);
     daemon.finish();
 }
 
-/// Pings until standard input ends, and connects anew now and then.
+/// Pings until standard input ends, and connects anew now and then. Says when it has begun.
 const HONEST: &str = r"
 import select
-pings = 0
-while not select.select([sys.stdin], [], [], 0)[0]:
+def connect_and_ping():
     client = connect(args[0])
     for _ in range(20):
         ping(client, os.urandom(100))
-        pings += 1
     client.unwrap()
+connect_and_ping()
+print('ready', flush=True)
+pings = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    connect_and_ping()
+    pings += 20
 print(pings)
 ";
 

@@ -209,7 +209,10 @@ fn a_cancelled_receive_leaves_what_came_for_the_next() {
 #[test]
 fn a_cancelled_send_says_how_much_cannot_be_taken_back() {
     let (go, when) = channel();
+    let (send, has_begun) = channel();
     let (target, received) = serve(1, move |mut stream, _| {
+        stream.peek(&mut [0]).unwrap();
+        send.send(()).unwrap();
         when.recv_timeout(GUARD).unwrap();
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
@@ -218,7 +221,9 @@ fn a_cancelled_send_says_how_much_cannot_be_taken_back() {
     let clients = start();
     let client = connected(&clients, &target, Options::new());
     let data = pattern(64 << 20);
-    let pending = client.send(data.clone()).wait_timeout(SHORT).expect_err("nobody reads");
+    let pending = client.send(data.clone());
+    has_begun.recv_timeout(GUARD).unwrap();
+    let pending = pending.wait_timeout(SHORT).expect_err("nobody reads");
     pending.cancel();
     let failed = done(pending).unwrap_err();
     assert_eq!(failed.error, Error::Cancelled);

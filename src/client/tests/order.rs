@@ -170,11 +170,12 @@ fn messages_that_came_unasked_are_kept_when_a_send_is_given_up() {
     let clients = ClientLoop::start(limits).unwrap();
     let big = Framing::Length { order: ByteOrder::Little, max: 1 << 30 };
     let client = connected(&clients, &target, Options::new().framing(big));
+    // It has written before anything is sent to it.
+    let _stream = keep.recv_timeout(GUARD).unwrap();
     let failed = done(client.send(vec![1; 64 << 20])).unwrap_err();
     assert_eq!(failed.error, Error::SendTimedOut);
     assert_eq!(done(client.receive_message(Vec::new())).unwrap(), b"unasked");
     assert_eq!(done(client.receive_message(Vec::new())).unwrap_err().error, Error::SendTimedOut);
-    drop(keep);
 }
 
 #[test]
@@ -187,12 +188,13 @@ fn messages_that_came_unasked_are_kept_when_a_framed_send_is_cut_short() {
     let clients = start();
     let big = Framing::Length { order: ByteOrder::Little, max: 1 << 30 };
     let client = connected(&clients, &target, Options::new().framing(big));
+    // It has written before anything is sent to it.
+    let _stream = keep.recv_timeout(GUARD).unwrap();
     let pending = client.send(vec![1; 64 << 20]).wait_timeout(SHORT * 4).expect_err("no reader");
     pending.cancel();
     assert_eq!(done(pending).unwrap_err().error, Error::Cancelled);
     assert_eq!(done(client.receive_message(Vec::new())).unwrap(), b"unasked");
     assert_eq!(done(client.receive_message(Vec::new())).unwrap_err().error, Error::Cancelled);
-    drop(keep);
 }
 
 #[test]
@@ -224,6 +226,7 @@ fn what_came_for_a_request_that_is_given_up_goes_to_no_other_receive() {
     let clients = start();
     let big = Framing::Length { order: ByteOrder::Little, max: 1 << 30 };
     let client = connected(&clients, &target, Options::new().framing(big));
+    let _stream = keep.recv_timeout(GUARD).unwrap();
     // Its cancellation returns both messages to the client.
     let all = client.receive_to_end(Vec::new(), 100).wait_timeout(SHORT).expect_err("it is open");
     all.cancel();
@@ -234,5 +237,4 @@ fn what_came_for_a_request_that_is_given_up_goes_to_no_other_receive() {
     request.cancel();
     assert_eq!(done(request).unwrap_err().error, Error::Cancelled);
     assert_eq!(done(receive).unwrap_err().error, Error::Cancelled);
-    drop(keep);
 }

@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -268,13 +269,19 @@ impl Service for InOrder {
 fn stick(server: &ServerHandle, client: &mut TcpStream) {
     client.set_nonblocking(true).unwrap();
     let begun = Instant::now();
-    let mut taken_at = Instant::now();
-    while taken_at.elapsed() < Duration::from_millis(200)
-        || server.stats().total().buffers_held == 0
-    {
+    let (mut moved_at, mut before) = (Instant::now(), None);
+    loop {
         assert!(begun.elapsed() < GUARD, "the path never fills");
-        if client.write(&[1; 65536]).is_ok() {
-            taken_at = Instant::now();
+        let is_taken = client.write(&[1; 65536]).is_ok();
+        // The server may be late with what was taken.
+        let total = server.stats().total();
+        let moved = Some((total.bytes_sent, total.receives));
+        if is_taken || moved != before {
+            (moved_at, before) = (Instant::now(), moved);
+        } else if moved_at.elapsed() >= Duration::from_millis(200) && total.buffers_held > 0 {
+            return;
+        } else {
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -369,17 +376,19 @@ fn no_more_are_shed_than_those_who_wait_need() {
 
 #[test]
 fn the_idle_time_out_holds_again_after_a_stall() {
-    let config = Config::new().max_connections(10).send_timeout(None);
-    let (server, address) = start(config.idle_timeout(Some(Duration::from_millis(300))), Echo);
+    let config = Config::new().max_connections(10).send_timeout(None).idle_timeout(None);
+    let (server, address) = start(config.clone(), Echo);
     let mut client = connect(address);
     stick(&server, &mut client);
+    // Not earlier, because it is idle if this thread stands still before the path is full.
+    server.reconfigure(&config.idle_timeout(Some(Duration::from_millis(300)))).unwrap();
     // The idle timer fires meanwhile.
     thread::sleep(Duration::from_millis(600));
     assert_eq!(server.stats().total().closed_total(), 0, "it is not idle: it owes bytes");
-    client.set_nonblocking(false).unwrap();
-    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    while client.read(&mut [0; 65536]).is_ok_and(|count| count > 0) {}
-    until(&server, "closed", |total| total.closed(CloseReason::IdleTimeout) == 1);
+    until(&server, "closed", |total| {
+        while (&client).read(&mut [0; 65536]).is_ok_and(|count| count > 0) {}
+        total.closed(CloseReason::IdleTimeout) == 1
+    });
 }
 
 /// Never consumes anything.
@@ -506,8 +515,14 @@ fn other_threads_get_buffers_that_a_worker_keeps_for_itself() {
 }
 
 /// Replies `OK` if it has a buffer for that. The connection that sends an `h` keeps all buffers but
-/// one for a while.
-struct OneHoards;
+/// one until it is told to return them.
+struct OneHoards(Arc<AtomicBool>);
+
+impl OneHoards {
+    fn look_again(connection: &Connection<'_>) -> Answer {
+        Answer::WaitUntil(connection.now() + Duration::from_millis(10))
+    }
+}
 
 impl Service for OneHoards {
     type Session = Vec<crate::buffer::Lease>;
@@ -516,7 +531,7 @@ impl Service for OneHoards {
         if connection.input.first_slice() == b"h" {
             connection.input.consume(1);
             kept.extend((0..2).map(|_| connection.take_lease().expect("nobody else has any")));
-            return Answer::WaitUntil(connection.now() + Duration::from_millis(300));
+            return OneHoards::look_again(connection);
         }
         if connection.send(b"OK") {
             connection.input.consume(connection.input.len());
@@ -524,7 +539,10 @@ impl Service for OneHoards {
         Answer::Continue
     }
 
-    fn timer(&mut self, _: &mut Connection<'_>, kept: &mut Self::Session) -> Answer {
+    fn timer(&mut self, connection: &mut Connection<'_>, kept: &mut Self::Session) -> Answer {
+        if !self.0.load(Ordering::SeqCst) {
+            return OneHoards::look_again(connection);
+        }
         kept.clear();
         Answer::Continue
     }
@@ -533,7 +551,9 @@ impl Service for OneHoards {
 #[test]
 fn a_service_without_a_buffer_to_reply_with_is_called_again_when_there_is_one() {
     let config = Config::new().max_connections(10).buffers(3).shed_after(None);
-    let (server, address) = start(config, || OneHoards);
+    let gives_back = Arc::new(AtomicBool::new(false));
+    let of_worker = gives_back.clone();
+    let (server, address) = start(config, move || OneHoards(of_worker.clone()));
     let mut hoarder = connect(address);
     hoarder.write_all(b"h").unwrap();
     until(&server, "it hoards", |total| total.buffers_held == 2);
@@ -543,6 +563,7 @@ fn a_service_without_a_buffer_to_reply_with_is_called_again_when_there_is_one() 
         // The first buffer is for a reply, the second to receive into.
         until(&server, "it waits", |total| total.waits_for_buffer == index as u64 + 1);
     }
+    gives_back.store(true, Ordering::SeqCst);
     for client in &mut waiting {
         let mut reply = [0; 2];
         client.read_exact(&mut reply).unwrap();

@@ -363,17 +363,25 @@ fn a_connection_is_read_while_its_timer_runs_which_fires_once() {
 
 #[test]
 fn waking_a_connection_that_is_read_leaves_its_timer() {
-    let timed = Timed::default();
-    let mut stepped = Stepped::new(2, |_| timed.clone());
-    stepped.turns_until("it is open", |_| timed.set.get().is_some());
-    timed.wakes.set(stepped.worker.inputs().next().map(|(id, _)| id));
-    stepped.turn();
-    let due = timed.set.get().unwrap();
-    stepped.turns_until("it is due", |worker| worker.core.now >= due + LATER);
-    let fired = timed.fired.borrow().clone();
-    assert_eq!(fired.len(), 2, "{fired:?}");
-    assert!(fired[1] >= due);
-    stepped.end();
+    // On a busy machine the timer may be due when the connection is woken.
+    let is_staged = (0..20).any(|_| {
+        let timed = Timed::default();
+        let mut stepped = Stepped::new(2, |_| timed.clone());
+        stepped.turns_until("it is open", |_| timed.set.get().is_some());
+        timed.wakes.set(stepped.worker.inputs().next().map(|(id, _)| id));
+        stepped.turn();
+        let due = timed.set.get().unwrap();
+        let is_early = stepped.worker.core.now < due;
+        if is_early {
+            stepped.turns_until("it is due", |worker| worker.core.now >= due + LATER);
+            let fired = timed.fired.borrow().clone();
+            assert_eq!(fired.len(), 2, "{fired:?}");
+            assert!(fired[1] >= due);
+        }
+        stepped.end();
+        is_early
+    });
+    assert!(is_staged, "in each try the timer was due before");
 }
 
 /// Sets a timer that is later than the idle time-out.

@@ -30,7 +30,7 @@ def data_larger_than_the_buffer(host, port):
 
 
 def time_outs(host, port):
-    """The server runs with --idle-timeout 300ms. A client that sends stays connected."""
+    """The server runs with --idle-timeout 3s. A client that sends stays connected."""
     idle, busy = connect(host, port), connect(host, port)
     ended = None
     deadline = time.monotonic() + 30
