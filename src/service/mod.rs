@@ -245,8 +245,7 @@ pub trait Service: 'static {
     /// [`closed`](Service::closed) is called for the connection.
     ///
     /// A service that has lost something that it owed the client returns the reason. The connection
-    /// is then closed at once, as by [`Answer::CloseFor`], so that the client does not take what it
-    /// got for everything.
+    /// is then reset at once, so that the client does not take what it got for everything.
     fn finishing(
         &mut self,
         _connection: &mut Connection<'_>,

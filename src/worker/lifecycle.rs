@@ -92,6 +92,8 @@ impl<S: Service, L: Layer> Core<S, L> {
         if self.context(key).is_open()
             && let Some(lost) = self.last_output(key)
         {
+            // Also if it has been sent all of its output.
+            self.context(key).machine.lose_output();
             return self.close_now(key, lost);
         }
         let context = self.table.expect_mut(key);

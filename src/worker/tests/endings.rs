@@ -78,8 +78,30 @@ impl Service for Forgetful {
     }
 
     fn finishing(&mut self, _: &mut Connection<'_>, _: &mut ()) -> Option<CloseReason> {
-        Some(CloseReason::SlowReader)
+        Some(CloseReason::Service)
     }
+}
+
+/// Closes the connection as that of a slow reader when the first byte comes.
+struct Impatient;
+
+impl Service for Impatient {
+    type Session = ();
+
+    fn data(&mut self, connection: &mut Connection<'_>, _: &mut ()) -> Answer {
+        connection.input.consume(connection.input.len());
+        Answer::CloseFor(CloseReason::SlowReader)
+    }
+}
+
+#[test]
+fn a_slow_reader_is_reset_also_if_all_its_output_was_sent() {
+    let (server, address) = start(Config::new().max_connections(10), || Impatient);
+    let mut client = connect(address);
+    client.write_all(b"x").unwrap();
+    until(&server, "it is closed", |total| total.closed(CloseReason::SlowReader) == 1);
+    let error = client.read(&mut [0]).expect_err("a reset and not FIN");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
@@ -97,7 +119,7 @@ fn a_connection_whose_service_has_lost_output_does_not_end_as_if_all_were_sent()
         let mut client = connect(address);
         echoes(&mut client, b"x").unwrap();
         end(&server);
-        until(&server, "it is closed", |total| total.closed(CloseReason::SlowReader) == 1);
+        until(&server, "it is closed", |total| total.closed(CloseReason::Service) == 1);
         let error = client.read(&mut [0]).expect_err("a reset and not FIN");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
