@@ -104,8 +104,6 @@ pub(super) struct Sight {
     pub(super) cut: bool,
     pub(super) closed: Option<CloseReason>,
     pub(super) closed_at: Time,
-    /// When its process was suspended with its close decided, and not carried out yet.
-    pub(super) decided_at: Option<Time>,
     /// It held input when it was closed.
     pub(super) held_at_close: bool,
     /// External messages, and messages of services, that the service accepted for it.

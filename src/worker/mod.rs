@@ -439,11 +439,6 @@ impl<E: Engine, S: Service, L: Layer> Worker<E, S, L> {
         kept.filter_map(|key| Some(self.core.table.at(key.slot())?.peer))
     }
 
-    /// The connections that are being closed.
-    pub(crate) fn ending(&self) -> impl Iterator<Item = ConnectionId> {
-        self.core.table.iter().filter(|context| context.reason.is_some()).map(|context| context.id)
-    }
-
     /// When bytes of a connection last moved, and how many were received and sent.
     pub(crate) fn activity(&self, id: ConnectionId) -> Option<(Time, u64, u64)> {
         let context = self.core.table.iter().find(|context| context.id == id)?;

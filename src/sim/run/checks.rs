@@ -570,8 +570,10 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             ),
             // One that holds input may be shed for that.
             Some(CloseReason::Shed) if sight.held_at_close => return,
-            Some(CloseReason::SendTimeout | CloseReason::Shed) => {
-                (at_close.room, sight.decided_at.unwrap_or(sight.closed_at))
+            Some(CloseReason::SendTimeout) => (at_close.room, sight.closed_at),
+            Some(CloseReason::Shed) => {
+                let across = self.shed_across.iter().find(|(_, until)| *until == sight.closed_at);
+                (at_close.room, across.map_or(sight.closed_at, |&(from, _)| from))
             }
             _ => return,
         };

@@ -188,6 +188,7 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
             ended_at: None,
             healed: false,
             suspended_at: None,
+            shed_across: Vec::new(),
             suspensions: Vec::new(),
             left_at: None,
             received: 0,

@@ -31,6 +31,7 @@ use crate::engine::MioEngine;
 use crate::shared::counters::Counters;
 use crate::shared::mailbox::EndOrder;
 use crate::worker::layer::{ByListener, Layer, Plain};
+use crate::worker::supply::patience;
 use crate::worker::{Rules, Worker};
 
 mod checks;
@@ -123,6 +124,9 @@ struct Simulation<E: Seat, L: Layer> {
     suspended_at: Option<Time>,
     /// From when until when the process was suspended, each time.
     suspensions: Vec<(Time, Time)>,
+    /// Those of them at whose begin a connection might be shed. It still may be right after, if the
+    /// worker has not looked at the sockets again.
+    shed_across: Vec<(Time, Time)>,
     /// When all clients had left, or bytes that they had left behind were last received.
     left_at: Option<Time>,
     /// How many bytes were received by then.
@@ -324,19 +328,23 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         }
     }
 
+    /// Whether a connection has not moved for long enough that it may be shed.
+    fn may_shed(&self, now: Time) -> bool {
+        let Some(after) = self.rules.shed_after else { return false };
+        self.living().any(|(_, process)| {
+            let longest = process.reserve.board().longest_stalled();
+            longest.is_some_and(|(_, stall)| stall.since + patience(after) <= now)
+        })
+    }
+
     /// The process stands still, while its peers go on.
     fn suspend(&mut self, span: Duration) {
         let from = self.world.borrow().now;
         let until = self.world.borrow_mut().suspend(span);
         self.suspensions.push((from, until));
         self.suspended_at = Some(until);
-        let workers = self.servers.iter().filter_map(|server| server.worker.as_ref());
-        for id in workers.flat_map(Worker::ending) {
-            let mut seen = self.seen.borrow_mut();
-            let sight = seen.of_peer.values_mut().find(|sight| sight.id == Some(id));
-            if let Some(sight) = sight.filter(|sight| sight.decided_at.is_none()) {
-                sight.decided_at = Some(from);
-            }
+        if self.may_shed(from) {
+            self.shed_across.push((from, until));
         }
         loop {
             let event = self.world.borrow_mut().pop_until(until);
