@@ -124,7 +124,7 @@ fn all_addresses_share_the_time_out() {
     assert_eq!((report.records.replies, report.records.connect_failed()), (20, 0));
     // The first address has had half of the time.
     let latency = report.records.connect.min();
-    assert!(latency >= 2_990_000_000, "{latency}");
+    assert!((2_990_000_000..6_000_000_000).contains(&latency), "{latency}");
     let begun = std::time::Instant::now();
     let failure = run("-c 2 -n 20 --timeout 300ms", &[&[dead.address, dead.address]]);
     let Err(Failure::Setup(text)) = failure else { panic!("a report") };
