@@ -125,8 +125,8 @@ pub enum Drained {
     /// the connection.
     Clean,
     /// This many connections were cut. The deadline passed or the server was stopped, which closed
-    /// them at once; or they lost output during the drain for another reason, such as the send
-    /// time-out. [`Counts::closed`](crate::Counts::closed) has the reasons.
+    /// them at once; or they were shed during the drain, or lost output for another reason, such as
+    /// the send time-out. [`Counts::closed`](crate::Counts::closed) has the reasons.
     Cut(u64),
     /// A worker ended because of an error, which is in the log. The others were stopped.
     Failed,

@@ -189,9 +189,11 @@ impl<S: Service, L: Layer> Core<S, L> {
             self.established -= 1;
             self.counters.connections.set(self.established);
             self.counters.closed[reason as usize].add(1);
-            // Output that the peer itself refused with a reset is not lost by this side.
-            let lost = context.machine.has_lost_output() && reason != CloseReason::Reset;
-            self.cut += u64::from(self.stopping || (lost && self.drains()));
+            // Output that the peer itself refused with a reset is not lost by this side. A connection
+            // that is shed waits for input that it was owed a reply for, or for output to be sent.
+            let unfinished = reason == CloseReason::Shed
+                || (context.machine.has_lost_output() && reason != CloseReason::Reset);
+            self.cut += u64::from(self.stopping || (unfinished && self.drains()));
             if self.ending().is_some() && context.bytes_discarded > 0 {
                 self.counters.unanswered.add(1);
             }

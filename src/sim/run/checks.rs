@@ -415,8 +415,10 @@ impl<E: Seat, L: Layer> Simulation<E, L> {
         let finished = |number: usize| {
             self.peers.get(number).is_some_and(|peer| peer.end == Some(PeerEnd::Fin))
         };
+        // One that is shed has not been finished, also if it was sent all that it was owed so far.
         let may_be_cut = |(number, sight): &(&usize, &Sight)| {
-            sight.closed_at >= ended_at && (sight.cut || !finished(**number))
+            let shed = sight.closed == Some(CloseReason::Shed);
+            sight.closed_at >= ended_at && (sight.cut || shed || !finished(**number))
         };
         let most = seen.of_peer.iter().filter(may_be_cut).count() as u64;
         assert!(cut <= most, "{cut} connections were cut, but only {most} were not finished");

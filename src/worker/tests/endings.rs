@@ -57,6 +57,48 @@ fn a_drain_that_loses_output_to_shedding_says_so() {
     assert_eq!(total.closed(CloseReason::Shed), 1, "{total:?}");
 }
 
+/// Keeps what it gets, and waits for the rest in a drain. Says `bye` to clients that sent nothing.
+struct Keeper;
+
+impl Service for Keeper {
+    type Session = ();
+
+    fn data(&mut self, _: &mut Connection<'_>, _: &mut ()) -> Answer {
+        Answer::Continue
+    }
+
+    fn draining(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
+        self.buffer_available(connection, session)
+    }
+
+    fn buffer_available(&mut self, connection: &mut Connection<'_>, session: &mut ()) -> Answer {
+        match connection.input.is_empty() {
+            true => Farewell.buffer_available(connection, session),
+            false => Answer::Continue,
+        }
+    }
+}
+
+#[test]
+fn a_drain_that_sheds_a_connection_says_so_also_if_all_its_output_was_sent() {
+    let config = Config::new().max_connections(10).buffers(1).send_timeout(None);
+    let (server, address) = start(config.shed_after(Some(Duration::from_secs(1))), || Keeper);
+    let (mut keeps, mut other) = (connect(address), connect(address));
+    keeps.write_all(b"x").unwrap();
+    until(&server, "it is kept", |total| total.connections == 2 && total.bytes_received == 1);
+    let drained = thread::scope(|scope| {
+        let drained = scope.spawn(|| server.drain(GUARD));
+        let mut text = Vec::new();
+        other.read_to_end(&mut text).unwrap();
+        assert_eq!(text, b"bye");
+        drop(other);
+        drained.join().unwrap()
+    });
+    let total = server.stats().total();
+    assert_eq!(total.closed(CloseReason::Shed), 1, "{total:?}");
+    assert_eq!(drained, Drained::Cut(1));
+}
+
 #[test]
 fn a_drain_that_is_cut_short_says_how_many_connections_lost_output_or_time() {
     let (server, address) = start(Config::new().max_connections(10).buffers(4), Echo);
