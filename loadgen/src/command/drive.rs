@@ -21,6 +21,7 @@ use crate::cli::{OutputArgs, ProgressForm};
 use crate::error::{Exit, Failure};
 use crate::exec::barrier::StartGate;
 use crate::exec::client::Client;
+use crate::exec::clocks;
 use crate::exec::control::{Control, START_DELAY, Start};
 use crate::exec::datagram;
 use crate::exec::hub::Members;
@@ -402,7 +403,7 @@ impl Watch<'_> {
             Ok(None) => {}
             Ok(Some(begin)) => {
                 self.clock = begin.clock;
-                let (now, wall) = (internals::now(), SystemTime::now());
+                let (now, wall) = clocks::together();
                 let late = wall.duration_since(begin.at).unwrap_or_default();
                 if !late.is_zero() {
                     terminal::message(format_args!(
@@ -491,11 +492,12 @@ impl Intervals<'_> {
 
     fn begin(&mut self) -> Result<(), Failure> {
         let (None, Some(start)) = (self.began_at, self.control.start_at()) else { return Ok(()) };
-        let (start, now) = (start + self.plan.warmup, internals::now());
-        if now < start {
+        let start = start + self.plan.warmup;
+        if internals::now() < start {
             return Ok(());
         }
-        let began = SystemTime::now() - (now - start);
+        let (now, wall) = clocks::together();
+        let began = wall - (now - start);
         self.began_at = Some(began);
         self.outputs.begin(&self.plan.targets_text(), began)
     }

@@ -4,6 +4,7 @@
 pub mod barrier;
 mod barrier_files;
 pub mod client;
+pub mod clocks;
 pub mod control;
 pub mod datagram;
 pub mod hub;
