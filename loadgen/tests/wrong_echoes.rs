@@ -52,6 +52,15 @@ fn a_corrupted_byte() {
 }
 
 #[test]
+fn a_corrupted_byte_of_a_later_request_in_a_closed_loop() {
+    // For as long as it takes: a number of requests may all be sent by other connections.
+    let flags = "-c 5 -t 1 -d 1m --abort-on-fail -l 64 --seed 1 --timeout 30s";
+    let (found, text) = first_mismatch(Fault::Corrupt { connection: 3, offset: 1_000 }, flags);
+    assert_eq!((&found["connection"], &found["stream_offset"]), (&3.into(), &1_000.into()));
+    assert!(text.contains("connection 3, stream offset 1000 (request 15, byte 40)"), "{text}");
+}
+
+#[test]
 fn a_corrupted_byte_of_a_large_pipelined_request() {
     let flags = "-c 5 -t 1 -n 200 -l 100k -p 3 --seed 1";
     // In the first requests of each connection. Later ones may have been taken by other
