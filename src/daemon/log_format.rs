@@ -108,8 +108,9 @@ fn fields(message: &str) -> Map<String, Value> {
         let begins = before.len() == name.len() || before[..at - name.len()].ends_with([' ', '\n']);
         let (value, behind) = match value.strip_prefix('"') {
             Some(quoted) => match end_of_quote(quoted) {
-                // Escapes stay as they are: they may stand for bytes that are not text.
-                Some(end) => (quoted[..end].into(), &quoted[end + 1..]),
+                // Escapes stay as they are: they may stand for bytes that are not text. The quote
+                // stays too: what follows it without a space is no name.
+                Some(end) => (quoted[..end].into(), &quoted[end..]),
                 None => (value.into(), ""),
             },
             None => {
@@ -207,6 +208,17 @@ mod tests {
             let parsed = serde_json::from_str::<Value>(&line(LogFormat::Json, Level::Info, odd));
             assert!(parsed.is_ok(), "{odd}");
         }
+    }
+
+    #[test]
+    fn names_have_digits_and_underscores_and_quoted_values_any_length() {
+        let text = r#"none="" one="a" two="ab" back="\\" a1_b=2 no="x"name=3 last="c""#;
+        let value: Value =
+            serde_json::from_str(&line(LogFormat::Json, Level::Info, text)).expect("JSON");
+        let expected = serde_json::json!({
+            "none": "", "one": "a", "two": "ab", "back": r"\\", "a1_b": 2, "no": "x", "last": "c",
+        });
+        assert_eq!(value["fields"], expected);
     }
 
     #[test]

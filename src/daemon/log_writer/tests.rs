@@ -58,6 +58,80 @@ fn a_flush_waits_for_what_is_queued_and_not_longer_than_its_limit() {
     log.flush(Duration::from_millis(10));
 }
 
+#[test]
+fn a_flush_waits_for_what_the_thread_has_taken_and_not_written() {
+    let (_reader, out) = pipe().unwrap();
+    let mut log = LogWriter::start(out, STYLE, None).unwrap();
+    // More than a pipe holds, so the thread cannot write all of it.
+    log.write_all(&[b'\n'; QUEUE_BYTES]).unwrap();
+    while !log.0.lock().lines.is_empty() {
+        thread::yield_now();
+    }
+    let begun = Instant::now();
+    log.flush(Duration::from_millis(50));
+    assert!(begun.elapsed() >= Duration::from_millis(50), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn the_queue_is_full_at_its_capacity_and_has_its_memory_from_the_start() {
+    let lines = empty_queue().unwrap();
+    assert!(lines.is_empty() && lines.capacity() >= QUEUE_BYTES);
+    let state = Mutex::new(LineQueue { lines, dropped: 0, report_at: None, idle: false });
+    let (limit, filled, emptied) = (Limit::new(None), Condvar::new(), Condvar::new());
+    let queue = Queue { limit, state, filled, emptied };
+    queue.push(&[b'\n'; QUEUE_BYTES]);
+    queue.push(b"one\ntwo\n");
+    let state = queue.lock();
+    assert_eq!((state.lines.len(), state.dropped), (QUEUE_BYTES, 2));
+}
+
+/// Writes these lines to a pipe that does not block and whose reader is closed once it is full.
+/// Returns the bytes that were written, the lines that were lost, and whether one was torn.
+fn written_until_the_reader_is_gone(lines: Vec<u8>) -> (u64, u64, bool) {
+    let (reader, out) = pipe().unwrap();
+    fcntl_setfl(&out, OFlags::NONBLOCK).unwrap();
+    let writes = thread::spawn(move || {
+        let mut out = Output::new(out);
+        out.write_lines(&lines);
+        (out.lost, out.torn)
+    });
+    // The first write fills it.
+    let written = loop {
+        match rustix::io::ioctl_fionread(&reader).unwrap() {
+            0 => thread::yield_now(),
+            bytes => break bytes,
+        }
+    };
+    drop(reader);
+    let (lost, torn) = writes.join().unwrap();
+    (written, lost, torn)
+}
+
+#[test]
+fn a_line_is_torn_if_its_begin_was_written_and_its_end_was_not() {
+    const BYTES: usize = 1 << 20;
+    let long = [&[b'x'; BYTES][..], b"\n"].concat();
+    let (written, lost, torn) = written_until_the_reader_is_gone(long);
+    assert!((1..BYTES as u64).contains(&written) && torn && lost == 1, "{written} {lost} {torn}");
+    let (written, lost, torn) = written_until_the_reader_is_gone(vec![b'\n'; BYTES]);
+    assert!(!torn && lost == BYTES as u64 - written, "{written} {lost} {torn}");
+}
+
+#[test]
+fn a_thread_that_waits_for_standard_error_does_not_spin() {
+    const WAIT: Duration = Duration::from_millis(300);
+    let (mut reader, out) = pipe().unwrap();
+    fcntl_setfl(&out, OFlags::NONBLOCK).unwrap();
+    let writes = thread::spawn(move || {
+        Output::new(out).write_lines(&[b'\n'; 1 << 20]);
+        rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime)
+    });
+    thread::sleep(WAIT);
+    std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
+    let used = writes.join().unwrap();
+    assert!(Duration::try_from(used).unwrap() < WAIT / 2, "{used:?} of CPU time");
+}
+
 /// `lines_not_shown=N of level LEVEL` in each of these lines.
 fn not_shown(lines: &str) -> Vec<(u64, &str)> {
     let texts = lines.lines().map(|line| {
