@@ -88,7 +88,22 @@ fn flags_for_the_daemon_itself() {
     assert_eq!(cli.stats_interval, Some(Duration::from_secs(1)));
     assert_eq!((cli.log, cli.until_stdin_closes), (Some(LevelFilter::Debug), true));
     assert!(error(&["--stats-interval", "99ms"]).contains("100ms"));
+    let shortest = parse(&["--stats-interval", "100ms"]).unwrap().stats_interval;
+    assert_eq!(shortest, Some(Duration::from_millis(100)));
     assert!(error(&["--log", "loud"]).contains("debug"), "the levels are named");
+}
+
+#[test]
+fn names_of_the_admin_address_and_users_are_taken_as_they_are() {
+    let flags = ["--admin", "9000", "--admin-host", "a-1.example", "--admin-host", "b_2"];
+    assert_eq!(parse(&flags).unwrap().admin_host, ["a-1.example", "b_2"]);
+    for wrong in ["", "http://a", "a:80", "a b"] {
+        let error = error(&["--admin", "9000", "--admin-host", wrong]);
+        assert!(error.contains(&format!("'{wrong}' is not a name")), "{error}");
+    }
+    let user = |text: &str| parse(&["--user", text]).unwrap().user.unwrap().to_string();
+    assert_eq!([user("12:34"), user("56")], ["12:34", "56"]);
+    assert!(error(&["--user", ":34"]).contains("':34' has no user"));
 }
 
 #[test]

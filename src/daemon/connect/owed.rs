@@ -93,4 +93,17 @@ mod tests {
         assert!(complaint(&[b"abc"], &[b"acb"]).contains("wrong"));
         assert!(Owed::by(&ServiceOptions::Discard, None).is_none());
     }
+
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        // Of the test vectors at http://www.isthe.com/chongo/tech/comp/fnv/.
+        for (text, hash) in [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c)] {
+            let mut digest = Digest::EMPTY;
+            digest.add(text.as_bytes());
+            assert_eq!((digest.bytes, digest.hash), (text.len() as u64, hash));
+        }
+        let mut digest = Digest::EMPTY;
+        [&b"foo"[..], b"bar"].iter().for_each(|part| digest.add(part));
+        assert_eq!((digest.bytes, digest.hash), (6, 0x8594_4171_f739_67e8));
+    }
 }

@@ -51,7 +51,7 @@ impl Show {
 
 /// The bytes with control characters and invalid UTF-8 escaped. With `lines`, newlines and tabs are
 /// kept.
-fn escaped(bytes: &[u8], lines: bool) -> Vec<u8> {
+pub(super) fn escaped(bytes: &[u8], lines: bool) -> Vec<u8> {
     let mut shown = Vec::with_capacity(bytes.len());
     for part in bytes.utf8_chunks() {
         for c in part.valid().chars() {

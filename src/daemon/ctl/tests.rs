@@ -21,9 +21,20 @@ fn an_address_has_the_forms_of_the_ready_line_and_of_the_flag() {
         ("unix:///run/echopool/admin", At::Unix("/run/echopool/admin".into())),
         ("/run/echopool/admin", At::Unix("/run/echopool/admin".into())),
     ] {
-        assert_eq!(At::parse(text), Ok(expected), "{text}");
+        assert_eq!(At::parse(text), Ok(expected.clone()), "{text}");
+        assert_eq!(At::parse(&expected.to_string()), Ok(expected), "{text}");
     }
-    for wrong in ["", "x", "localhost", "::1:9000", "99999", "unix://x", "http://x:9/metrics"] {
+    for wrong in [
+        "",
+        "x",
+        "localhost",
+        "::1:9000",
+        "99999",
+        "unix://x",
+        "http://x:9/metrics",
+        "[::1:9",
+        "::1]:9",
+    ] {
         assert!(At::parse(wrong).unwrap_err().contains("write 9000"), "{wrong}");
     }
 }

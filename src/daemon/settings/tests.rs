@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::Config;
-use crate::builtin::OfListener;
+use crate::builtin::{Echo, OfListener};
 use crate::daemon::failure::Failure;
+use crate::server::Server;
 
 /// A file in the folder for temporary files, which this removes.
 pub(crate) struct TempFile(pub(crate) PathBuf);
@@ -459,7 +460,9 @@ fn what_is_no_configuration_file_is_told_why() {
     assert_eq!(of(latin1.path()), (2, text));
     let text = "is larger than 1 MiB; give the path of a configuration file";
     assert_eq!(of("/dev/zero"), (2, format!("/dev/zero (--config) {text}")));
-    let huge = TempFile::new("# comment\n".repeat(200_000));
+    let largest = TempFile::new("#".repeat(1 << 20));
+    assert!(read(&["--config", largest.path()], &[]).settings.has_file);
+    let huge = TempFile::new("#".repeat((1 << 20) + 1));
     assert_eq!(of(huge.path()), (2, format!("{} (--config) {text}", huge.path())));
 }
 
@@ -503,6 +506,24 @@ fn a_check_shows_each_setting_with_its_source_and_the_memory_sum() {
     let settings = args(&Cli::clap()).count();
     assert_eq!(rows.iter().position(String::is_empty), Some(settings + 2), "{out}");
     assert!(out.contains("memory, all of it reserved now"), "{out}");
+}
+
+#[test]
+fn a_check_shows_what_is_derived_from_the_machine() {
+    let cli = read(&["--check"], &[]);
+    let (limits, _) = Server::check(&cli.config().unwrap().0, Echo).unwrap();
+    let mut out = Vec::new();
+    crate::daemon::check::run(&cli, &mut out, &mut Vec::new());
+    let out = String::from_utf8(out).unwrap();
+    let rows: Vec<String> = out.lines().map(words).collect();
+    for (name, value) in [
+        ("workers", limits.workers.to_string()),
+        ("max-connections", limits.max_connections.to_string()),
+        ("buffers", limits.buffers.to_string()),
+    ] {
+        let row = format!("{name} {value} default");
+        assert!(rows.contains(&row), "{row}\n{out}");
+    }
 }
 
 fn words(line: &str) -> String {
