@@ -179,6 +179,20 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_message_with_the_most_sockets_arrives_and_no_more_is_sent() {
+        let (one, other) = Channel::pair(Duration::from_secs(5)).unwrap();
+        let (near, _far) = UnixStream::pair().unwrap();
+        // With its two quotes.
+        let text = "x".repeat(MESSAGE_BYTES_MAX - 2);
+        one.send(&text, &[near.as_fd(); SOCKETS_MAX]).unwrap();
+        let (received, sockets): (String, _) = other.receive(None).unwrap().unwrap();
+        assert!(received == text && sockets.len() == SOCKETS_MAX);
+        let longer = one.send(&(text + "x"), &[]).unwrap_err().to_string();
+        let more = one.send(&1, &[near.as_fd(); SOCKETS_MAX + 1]).unwrap_err().to_string();
+        assert_eq!([longer, more], ["the message is too long"; 2]);
+    }
+
+    #[test]
     fn an_end_that_says_or_takes_nothing_is_an_error() {
         let (one, other) = Channel::pair(Duration::from_millis(20)).unwrap();
         let none = other.receive::<u32>(Some(Duration::from_millis(1))).unwrap_err();

@@ -32,27 +32,35 @@ pub(crate) fn set_receive_buffer(
     bytes: u32,
     is_new: bool,
 ) -> Result<(), Failure> {
+    if let Some(size) = fit_receive_buffer(socket, bytes, is_new)? {
+        log::warn!(
+            "the receive buffer of a UDP socket has {size} bytes, not {bytes}: the system allows no \
+             more (sysctl net.core.rmem_max={bytes})"
+        );
+    }
+    Ok(())
+}
+
+/// The same. Returns the size that the socket has, if that is smaller than what it should have.
+fn fit_receive_buffer(
+    socket: &impl AsFd,
+    bytes: u32,
+    is_new: bool,
+) -> Result<Option<usize>, Failure> {
     let (socket, bytes) = (SockRef::from(socket), bytes as usize);
     // Linux reports twice what it has taken, because it counts its own overhead.
     let size = || socket.recv_buffer_size().unwrap_or(0) / 2;
     if !is_new && size() >= bytes {
-        return Ok(());
+        return Ok(None);
     }
     #[cfg(target_os = "linux")]
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(&*socket, bytes).is_ok() {
-        return Ok(());
+        return Ok(None);
     }
     if is_new || bytes.min(size_max()) > size() {
         socket.set_recv_buffer_size(bytes).map_err(|error| ("setsockopt SO_RCVBUF", error))?;
     }
-    if size() < bytes {
-        log::warn!(
-            "the receive buffer of a UDP socket has {} bytes, not {bytes}: the system allows no more \
-             (sysctl net.core.rmem_max={bytes})",
-            size()
-        );
-    }
-    Ok(())
+    Ok((size() < bytes).then(size))
 }
 
 /// The largest size that the system allows a process without privileges; 0 if it does not say.
@@ -65,7 +73,12 @@ fn size_max() -> usize {
 mod tests {
     use std::net::UdpSocket;
 
+    #[cfg(target_os = "linux")]
+    use rustix::thread::CapabilitySet;
+
     use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::net::without_capability;
 
     #[test]
     fn the_receive_buffer_of_a_socket_of_another_process_becomes_no_smaller() {
@@ -83,5 +96,38 @@ mod tests {
             set_receive_buffer(&socket, bytes, is_new).unwrap();
             assert_eq!(size(), expected, "{bytes} {is_new}");
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn without_rights_the_receive_buffer_becomes_as_large_as_the_system_allows() {
+        let most = size_max();
+        let steps = [
+            (64 << 10, true, 64 << 10),
+            (16 << 10, false, 64 << 10),
+            (128 << 10, false, 128 << 10),
+            (16 << 10, true, 16 << 10),
+            (most, false, most),
+            (2 * most, false, most),
+            (64 << 10, false, most),
+            (3 * most, true, most),
+        ];
+        without_capability(CapabilitySet::NET_ADMIN, move || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let size = || SockRef::from(&socket).recv_buffer_size().unwrap() / 2;
+            for (bytes, is_new, expected) in steps {
+                let smaller = fit_receive_buffer(&socket, bytes as u32, is_new).unwrap();
+                assert_eq!(size(), expected, "{bytes} {is_new}");
+                assert_eq!(smaller, (bytes > most).then_some(most), "{bytes} {is_new}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_socket_sends_with_a_time_out() {
+        let socket = Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        set_options(&socket, address).unwrap();
+        assert_eq!(socket.write_timeout().unwrap(), Some(SEND_WAIT));
     }
 }

@@ -460,6 +460,53 @@ mod tests {
     }
 
     #[test]
+    fn another_start_at_the_directory_is_waited_for() {
+        let directory = Directory::new();
+        let other = lock_directory(&directory.file()).unwrap();
+        let flags = rustix::io::fcntl_getfd(&other).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "{flags:?}");
+        let address = directory.address();
+        let binds = thread::spawn(move || bind(&address, &UnixOptions::default(), 1, 16));
+        sleep(Duration::from_millis(50));
+        drop(other);
+        binds.join().unwrap().unwrap();
+        // Not for ever.
+        let _other = lock_directory(&directory.file()).unwrap();
+        let error = lock_directory(&directory.file()).unwrap_err();
+        assert_eq!((error.0, error.1.kind()), ("flock", io::ErrorKind::WouldBlock));
+        let file = directory.0.join("file");
+        fs::write(&file, "").unwrap();
+        let error = lock_directory(&file.join("e.sock")).unwrap_err();
+        assert_eq!((error.0, error.1.kind()), ("open", io::ErrorKind::NotADirectory));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_rights_do_not_allow_is_told_by_the_call() {
+        use rustix::thread::CapabilitySet;
+
+        // The file is there, and may not be used.
+        let directory = Directory::new();
+        directory.leave_stale();
+        fs::set_permissions(directory.file(), Permissions::from_mode(0)).unwrap();
+        let address = directory.address();
+        crate::net::without_capability(CapabilitySet::DAC_OVERRIDE, move || {
+            let error = bind(&address, &UnixOptions::default(), 1, 16).unwrap_err().to_string();
+            assert!(error.contains("connect: Permission denied"), "{error}");
+        });
+        // It may be used, and not be removed.
+        let directory = Directory::new();
+        directory.leave_stale();
+        fs::set_permissions(&directory.0, Permissions::from_mode(0o555)).unwrap();
+        let address = directory.address();
+        crate::net::without_capability(CapabilitySet::DAC_OVERRIDE, move || {
+            let error = bind(&address, &UnixOptions::default(), 1, 16).unwrap_err().to_string();
+            assert!(error.contains("unlink: Permission denied"), "{error}");
+        });
+        fs::set_permissions(&directory.0, Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
     fn an_abstract_name_has_no_file() {
         let text = format!("unix://@echopool-test-{}", std::process::id());
         let all = crate::config::ToEndpoints::to_endpoints(&text).unwrap();

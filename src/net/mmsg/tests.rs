@@ -1,5 +1,6 @@
 //! Tests of batches over loopback sockets, and of their control messages.
 
+use std::cell::RefCell;
 use std::net::UdpSocket;
 
 use super::*;
@@ -92,6 +93,8 @@ fn replies_to_one_peer_leave_as_one_message_and_arrive_as_they_were() {
         let (client, server) = sockets_with_room(ip);
         for (lengths, messages) in [
             (&[100; 64][..], &[64][..]),
+            (&[100; 65], &[64, 1]),
+            (&[100; 130], &[64, 64, 1, 1]),
             (&[100, 100, 100], &[1, 1, 1]),
             (&[100, 100, 100, 99], &[4]),
             (&[100, 100, 100, 100, 1, 1, 1, 1, 1], &[5, 4]),
@@ -104,8 +107,13 @@ fn replies_to_one_peer_leave_as_one_message_and_arrive_as_they_were() {
             (&[16_376, 16_376, 16_376, 16_376, 4, 3], &[4, 1, 1]),
         ] {
             let mut batch = replies_of(&client, &server, lengths);
+            let control = batch.outgoing[0].msg_hdr.msg_controllen;
             batch.join();
             assert_eq!(joined(&batch), messages, "{lengths:?}");
+            for (message, replies) in batch.outgoing.iter().zip(messages) {
+                let has_more = message.msg_hdr.msg_controllen > control;
+                assert_eq!(has_more, *replies > 1, "{lengths:?}: of segments only");
+            }
             let sent = batch.send(&server);
             let bytes = lengths.iter().sum::<usize>() as u64;
             assert_eq!((sent.datagrams, sent.bytes), (lengths.len() as u64, bytes));
@@ -149,16 +157,20 @@ fn replies_to_several_peers_or_from_several_addresses_stay_apart() {
         let sent = batch.send(&server);
         assert_eq!((sent.datagrams, sent.joined), (8, 2));
     }
-    // The same port of another host.
+    // The same port of another host, over IPv4 and in addresses of IPv6.
     let away = UdpSocket::bind(("127.0.0.9", one.local_addr().unwrap().port())).unwrap();
-    for client in [&one, &one, &away, &away] {
-        client.send_to(b"text", ("127.0.0.1", port)).unwrap();
+    for server in ["0.0.0.0:0", "[::]:0"] {
+        let Ok(server) = UdpSocket::bind(server) else { continue };
+        let port = server.local_addr().unwrap().port();
+        for client in [&one, &one, &away, &away] {
+            client.send_to(b"text", ("127.0.0.1", port)).unwrap();
+        }
+        assert_eq!(batch.receive(&server, Wait::ForOne), Ok(4));
+        (0..4).for_each(|nth| batch.reply(nth, 4, None));
+        batch.join();
+        assert_eq!(joined(&batch), [1; 4]);
+        assert_eq!(batch.send(&server).datagrams, 4);
     }
-    assert_eq!(batch.receive(&server, Wait::ForOne), Ok(4));
-    (0..4).for_each(|nth| batch.reply(nth, 4, at(1)));
-    batch.join();
-    assert_eq!(joined(&batch), [1; 4]);
-    assert_eq!(batch.send(&server).datagrams, 4);
 }
 
 /// A socket that refuses some messages of several replies, and sends all others.
@@ -167,6 +179,8 @@ struct Refuses<'a> {
     /// Segments of these lengths, with this error.
     segments: [usize; 2],
     error: Errno,
+    /// Bytes of the control messages of each single reply that was sent.
+    controls: RefCell<Vec<usize>>,
 }
 
 impl MessageCalls for Refuses<'_> {
@@ -186,6 +200,9 @@ impl MessageCalls for Refuses<'_> {
             header.msg_hdr.msg_iovlen > 1 && self.segments.contains(&length)
         };
         let taken = headers.iter().position(is_refused).unwrap_or(headers.len());
+        let single = headers[..taken].iter().filter(|header| header.msg_hdr.msg_iovlen == 1);
+        let controls = single.map(|header| header.msg_hdr.msg_controllen as usize);
+        self.controls.borrow_mut().extend(controls);
         match taken {
             0 => Err(self.error),
             // SAFETY: the caller's promise is the same.
@@ -203,8 +220,10 @@ fn a_message_that_is_refused_as_one_leaves_as_its_replies() {
     let lengths = [[20; 4], [30; 4], [40; 4], [50; 4]].concat();
     for error in [libc::EMSGSIZE, libc::EIO, libc::EINVAL, libc::ENOBUFS, libc::ENETUNREACH] {
         let error = Errno::from_raw_os_error(error);
-        let socket = Refuses { socket: &server, segments: [30, 50], error };
+        let socket =
+            Refuses { socket: &server, segments: [30, 50], error, controls: RefCell::default() };
         let mut batch = replies_of(&client, &server, &lengths);
+        let control = batch.outgoing[0].msg_hdr.msg_controllen as usize;
         batch.join();
         assert_eq!(joined(&batch), [4; 4]);
         let sent = batch.send(&socket);
@@ -212,6 +231,12 @@ fn a_message_that_is_refused_as_one_leaves_as_its_replies() {
         let (left, refused, split) = if are_lost { (8, 8, 0) } else { (16, 0, 2) };
         assert_eq!((sent.datagrams, sent.refused, sent.split), (left, refused, split), "{error}");
         assert_eq!(sent.joined, 2);
+        let singles = if are_lost { 0 } else { 8 };
+        assert_eq!(
+            socket.controls.take(),
+            vec![control; singles],
+            "the address that they leave from"
+        );
         let mut buffer = [0; 100];
         for (at, length) in lengths.iter().enumerate() {
             if !are_lost || ![30, 50].contains(length) {
