@@ -160,6 +160,15 @@ impl Limits {
         MemorySum { terms, kernel: self.kernel() }
     }
 
+    /// What the workers share, in bytes, without the buffers: the directory, the counts of addresses
+    /// and the inboxes.
+    pub(crate) fn shared_tables_bytes(&self, sizes: &Sizes) -> u64 {
+        let workers = self.workers as u64;
+        let slots = workers * u64::from(self.max_connections);
+        let inboxes = workers * sizes.worker_bytes as u64;
+        slots * sizes.directory_bytes as u64 + sizes.address_bytes + inboxes
+    }
+
     /// Memory for the places of shared buffers' parts on one worker, in bytes: a link for each
     /// part, and a count for each buffer.
     pub(crate) fn reference_bytes(&self, references: usize) -> u64 {

@@ -214,6 +214,13 @@ fn the_sum_of_memory_has_every_part() {
 }
 
 #[test]
+fn the_workers_share_the_directory_the_counts_of_addresses_and_the_inboxes() {
+    let limits = config().max_connections(10).check().unwrap();
+    let sizes = Sizes { address_bytes: 77, ..sizes() };
+    assert_eq!(limits.shared_tables_bytes(&sizes), 2 * 10 * 32 + 77 + 2 * 4096);
+}
+
+#[test]
 fn the_largest_sum_of_memory_does_not_overflow() {
     let mut limits = config().check().unwrap();
     limits.workers = WORKERS_MAX;

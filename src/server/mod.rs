@@ -329,9 +329,7 @@ fn start_workers<S: Service, L: Layer + Clone + Send>(
     let workers = limits.workers;
     let reserve =
         Reserve::new(limits.buffer_size, limits.buffers).map_err(resource("the buffers"))?;
-    let slots = workers as u64 * u64::from(limits.max_connections);
-    let inboxes = (workers * sizes.worker_bytes) as u64;
-    room::check(slots * sizes.directory_bytes as u64 + sizes.address_bytes + inboxes)
+    room::check(limits.shared_tables_bytes(sizes))
         .map_err(resource("the tables that the workers share"))?;
     let clients = ClientAccess {
         mailboxes: mailboxes.clone(),

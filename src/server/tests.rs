@@ -46,6 +46,29 @@ fn start(handle: &Handle, call: Call) -> ServerHandle {
     Server::start(config, move || Caller(handle.clone(), call)).unwrap()
 }
 
+#[test]
+fn the_sizes_of_the_parts_are_what_each_says() {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let config = Config::new().listen(anywhere).workers(3).max_connections(10).buffers(16);
+    let limits = config.check().unwrap();
+    let plan = ServicePlan::new(|_| Echo).memory_bytes(1000).references(10);
+    let plain = sizes(&limits, &plan, &Plain);
+    let expected = Sizes {
+        context_bytes: SystemWorker::<Echo, Plain>::BYTES_PER_SLOT,
+        slot_bytes: launch::ENGINE_BYTES_PER_SLOT,
+        worker_bytes: SystemWorker::<Echo, Plain>::FIXED_BYTES,
+        service_bytes: 3 * (1000 + limits.reference_bytes(10)),
+        directory_bytes: Directory::BYTES_PER_SLOT,
+        ..Sizes::default()
+    };
+    assert_eq!(plain, expected);
+    assert!(plain.context_bytes > 0 && plain.slot_bytes > 0 && plain.worker_bytes > 0);
+    let limits = config.max_connections_per_address(Some(5)).check().unwrap();
+    let address_bytes = Addresses::bytes(limits.max_connections);
+    assert!(address_bytes > 0);
+    assert_eq!(sizes(&limits, &plan, &Plain), Sizes { address_bytes, ..expected });
+}
+
 /// The reply to one byte.
 fn ask(server: &ServerHandle) -> String {
     let address = server.local_endpoints()[0].socket_addr().unwrap();

@@ -426,15 +426,8 @@ impl First {
         all: &[SocketAddr],
         share: bool,
     ) -> Result<Vec<First>, StartError> {
-        let mut attempts = PORT_ATTEMPTS;
-        loop {
-            attempts -= 1;
-            match First::bind_once(kind, name, all, share) {
-                // The port that was free for the first address is not free for another.
-                Err(StartError::AddressInUse(_)) if attempts > 0 && name[0].port() == 0 => {}
-                result => return result,
-            }
-        }
+        let is_any_port = name.first().is_some_and(|address| address.port() == 0);
+        with_some_port(is_any_port, || First::bind_once(kind, name, all, share))
     }
 
     fn bind_once(
@@ -533,6 +526,21 @@ fn has_ipv6() -> bool {
         Ok(_) => true,
         Err(error) => !no_ipv6(&error),
     }
+}
+
+/// Binds all addresses of a name. The port that was free for the first one may not be free for
+/// another: then all are tried again with another port, if any will do.
+fn with_some_port<T>(
+    is_any_port: bool,
+    mut bind: impl FnMut() -> Result<T, StartError>,
+) -> Result<T, StartError> {
+    for _ in 1..PORT_ATTEMPTS {
+        match bind() {
+            Err(StartError::AddressInUse(_)) if is_any_port => {}
+            result => return result,
+        }
+    }
+    bind()
 }
 
 /// The name of a failed call, and its error.

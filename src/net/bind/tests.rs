@@ -258,6 +258,30 @@ fn what_can_go_together_is_let_through() {
 }
 
 #[test]
+fn a_port_that_is_not_free_at_each_address_is_tried_again_if_any_will_do() {
+    let of_name = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+    // How often it is tried, and whether that is successful in the end.
+    let tried = |is_any_port, successful_after: usize, other_error: bool| {
+        let mut tries = 0;
+        let bound = with_some_port(is_any_port, || {
+            tries += 1;
+            match tries > successful_after {
+                true => Ok(()),
+                false if other_error => Err(StartError::NotASocket(of_name)),
+                false => Err(StartError::AddressInUse(of_name)),
+            }
+        });
+        (tries, bound.is_ok())
+    };
+    assert_eq!(tried(true, 0, false), (1, true));
+    assert_eq!(tried(true, 3, false), (4, true));
+    assert_eq!(tried(true, PORT_ATTEMPTS - 1, false), (PORT_ATTEMPTS, true));
+    assert_eq!(tried(true, PORT_ATTEMPTS, false), (PORT_ATTEMPTS, false));
+    assert_eq!(tried(false, 1, false), (1, false));
+    assert_eq!(tried(true, 1, true), (1, false));
+}
+
+#[test]
 fn no_ipv6_is_told_from_other_errors() {
     assert!(no_ipv6(&Errno::AFNOSUPPORT.into()));
     assert!(no_ipv6(&Errno::ADDRNOTAVAIL.into()));
