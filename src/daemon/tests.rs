@@ -114,3 +114,14 @@ fn the_documented_settings_of_a_reload_are_those_that_can_change() {
         assert!(known.get_arguments().any(|flag| flag.get_long() == Some(name)), "{name}");
     }
 }
+
+#[test]
+fn nobody_is_served_before_rights_are_given_up() {
+    let stopped = |flags: &[&str]| {
+        let flags = ["echopool"].iter().chain(flags).map(OsString::from);
+        starts_stopped(&Cli::read(flags).unwrap(), None)
+    };
+    assert!(!stopped(&[]));
+    assert!(stopped(&["--user", "nobody"]) && stopped(&["--sandbox"]));
+    assert!(stopped(&["--user", "nobody", "--sandbox"]));
+}

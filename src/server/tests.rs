@@ -1,17 +1,20 @@
 //! Tests of a server's handle used by the server's own services: no call waits for itself.
 
+use std::cell::RefCell;
 use std::io::{Read, Write};
 #[cfg(feature = "daemon")]
 use std::net::UdpSocket;
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 #[cfg(feature = "daemon")]
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::builtin::Echo;
 use crate::error::CloseReason;
-use crate::service::{Answer, Connection, Message};
+use crate::service::{Answer, Connection, Message, WorkerContext};
 use crate::shared::mailbox::WorkerCommand;
 use crate::worker::layer::LayerKind;
 use crate::worker::layer::header::{self, Header, WELCOME};
@@ -163,6 +166,62 @@ fn a_handle_dropped_by_its_own_service_stops_the_server_and_waits_for_nobody() {
         assert!(begun.elapsed() < GUARD, "a worker waits for itself");
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Counts the threads that have ended, a while after their services.
+struct LastOfThread(Arc<AtomicUsize>);
+
+impl Drop for LastOfThread {
+    fn drop(&mut self) {
+        thread::sleep(Duration::from_millis(50));
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Makes services of which each counts the end of its thread. That of the worker `panics` panics.
+fn counted_ends(
+    ended: &Arc<AtomicUsize>,
+    panics: Option<usize>,
+) -> impl Fn(&WorkerContext) -> Echo + Send + Sync + 'static {
+    thread_local! {
+        static LAST: RefCell<Option<LastOfThread>> = const { RefCell::new(None) };
+    }
+    let ended = ended.clone();
+    move |context| {
+        LAST.set(Some(LastOfThread(ended.clone())));
+        assert_ne!(Some(context.worker()), panics, "as the test wants it");
+        Echo
+    }
+}
+
+#[test]
+fn no_thread_is_left_of_a_server_that_was_dropped_or_that_failed_to_start() {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let config = || Config::new().listen(anywhere).workers(3).max_connections(10);
+    let ended = Arc::new(AtomicUsize::new(0));
+    let make = counted_ends(&ended, None);
+    drop(Server::start(config(), ServicePlan::new(make)).unwrap());
+    assert_eq!(ended.load(Ordering::SeqCst), 3);
+    let make = counted_ends(&ended, Some(2));
+    assert!(Server::start(config(), ServicePlan::new(make)).is_err());
+    assert_eq!(ended.load(Ordering::SeqCst), 3 + 3);
+}
+
+#[test]
+fn sockets_are_dealt_out_to_the_workers() {
+    let anywhere = Endpoint::Tcp(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
+    let bound = bind::bind_all(&[anywhere.into(), anywhere.into()], 3, 16, false).unwrap();
+    let numbers: Vec<Vec<i32>> = { bound.iter() }
+        .map(|one| one.sockets.iter().map(|socket| socket.as_raw_fd()).collect())
+        .collect();
+    let of_workers = transpose(bound, 2)
+        .into_iter()
+        .map(|sockets| sockets.into_iter().map(|one| one.socket.as_raw_fd()).collect::<Vec<_>>());
+    let expected = [
+        vec![numbers[0][0], numbers[0][2], numbers[1][0], numbers[1][2]],
+        vec![numbers[0][1], numbers[1][1]],
+    ];
+    assert_eq!(of_workers.collect::<Vec<_>>(), expected);
 }
 
 /// Ends its side of a connection when it gets `h`, or panics over each message when it gets `p`.
