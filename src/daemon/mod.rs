@@ -7,7 +7,7 @@
 //! service manager, one for an upgrade.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -420,15 +420,8 @@ fn is_due(last: &mut Option<Instant>) -> bool {
 /// Stops the server soon after standard input has ended, because the process at its other end is
 /// gone.
 fn end_with_stdin(ending: &Ending) {
-    let mut stdin = io::stdin().lock();
-    let mut ignored = [0; 256];
-    loop {
-        match stdin.read(&mut ignored) {
-            Ok(0) => break,
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => break,
-            _ => {}
-        }
-    }
+    // An error is an end too: nobody will say anything.
+    let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
     ending.orphaned();
 }
 
