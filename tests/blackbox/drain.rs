@@ -76,6 +76,7 @@ fn sigint_drains_like_sigterm() {
     drop(client);
     assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.tail());
     assert_eq!(daemon.closed()[0].reason, "drained");
+    assert_eq!((daemon.lines_with("SIGINT").len(), daemon.lines_with("SIGTERM").len()), (1, 0));
 }
 
 #[test]

@@ -294,3 +294,20 @@ fn buffers_do_not_begin_at_the_same_place_of_a_page() {
         assert!(stride < longest + 2 * CACHE_LINE);
     }
 }
+
+#[test]
+fn a_batch_has_as_many_bytes_as_it_says() {
+    for (count, longest) in [(1, 1), (7, 100), (32, 65_527)] {
+        let batch = Batch::new(count, longest);
+        let parts = [
+            size_of_val(&*batch.incoming),
+            size_of_val(&*batch.outgoing),
+            size_of_val(&*batch.replies),
+            size_of_val(&*batch.names),
+            size_of_val(&*batch.controls),
+            size_of_val(&*batch.vectors),
+            size_of_val(&*batch.bytes),
+        ];
+        assert_eq!(Batch::bytes(count, longest), parts.iter().sum::<usize>() as u64);
+    }
+}
