@@ -488,7 +488,7 @@ mod tests {
         // The file is there, and may not be used.
         let directory = Directory::new();
         directory.leave_stale();
-        fs::set_permissions(directory.file(), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(directory.file(), Permissions::from_mode(0o000)).unwrap();
         let address = directory.address();
         crate::net::without_capability(CapabilitySet::DAC_OVERRIDE, move || {
             let error = bind(&address, &UnixOptions::default(), 1, 16).unwrap_err().to_string();

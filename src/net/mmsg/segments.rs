@@ -132,7 +132,7 @@ fn vectors(header: &libc::msghdr) -> usize {
 }
 
 /// Bytes of a message's control messages.
-fn control_length(header: &libc::msghdr) -> usize {
+pub(super) fn control_length(header: &libc::msghdr) -> usize {
     header.msg_controllen as _
 }
 

@@ -201,7 +201,7 @@ impl MessageCalls for Refuses<'_> {
         };
         let taken = headers.iter().position(is_refused).unwrap_or(headers.len());
         let single = headers[..taken].iter().filter(|header| header.msg_hdr.msg_iovlen == 1);
-        let controls = single.map(|header| header.msg_hdr.msg_controllen as usize);
+        let controls = single.map(|header| segments::control_length(&header.msg_hdr));
         self.controls.borrow_mut().extend(controls);
         match taken {
             0 => Err(self.error),
@@ -223,7 +223,7 @@ fn a_message_that_is_refused_as_one_leaves_as_its_replies() {
         let socket =
             Refuses { socket: &server, segments: [30, 50], error, controls: RefCell::default() };
         let mut batch = replies_of(&client, &server, &lengths);
-        let control = batch.outgoing[0].msg_hdr.msg_controllen as usize;
+        let control = segments::control_length(&batch.outgoing[0].msg_hdr);
         batch.join();
         assert_eq!(joined(&batch), [4; 4]);
         let sent = batch.send(&socket);
