@@ -195,18 +195,77 @@ fn reply(read: usize, bytes: &'static [u8]) -> String {
 #[test]
 fn a_reply_that_is_not_what_was_sent_is_no_success() {
     let bytes = |reply_bytes| pipe(&[&reply(6, reply_bytes)], b"hello\n");
-    check(&bytes(b"hello\n"), 0, b"hello\n", "");
+    let whole = bytes(b"hello\n");
+    check(&whole, 0, b"hello\n", "");
+    let said = String::from_utf8_lossy(&whole.stderr);
+    assert!(!said.contains("has closed"), "what was waited for is not told: {said}");
     check(&bytes(b"hel"), 1, b"hel", "3 of 6 bytes came back");
     check(&bytes(b"hullo\n"), 1, b"hullo\n", "the reply is wrong");
     check(&bytes(b"hello\n!"), 1, b"hello\n!", "7 bytes came back for 6");
     let frame = |frame| pipe(&[&format!("framed://{}", reply(6, frame))], b"hi\n");
     check(&frame(b"\x02\0\0\0hi"), 0, b"hi\n", "");
     check(&frame(b"\x02\0\0\0ho"), 1, b"ho\n", "the reply is wrong");
+    // The first failure only.
+    let target = format!("framed://{}?max-frame=4", reply(6, b"\x02\0\0\0ho"));
+    let failed = pipe(&[&target], b"too long\nhi\n");
+    check(&failed, 1, b"ho\n", "not sent: a message of 8 bytes or more");
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(!said.contains("wrong") && !said.contains("without a reply"), "{said}");
     let message = |message| pipe(&[&format!("message://{}", reply(7, message))], b"hi\n");
     check(&message(b"hi<EOF>"), 0, b"hi\n", "");
     check(&message(b"ho<EOF>"), 1, b"ho\n", "the reply is wrong");
     // Discard sends nothing back, so there is nothing to compare.
     check(&pipe(&[&format!("discard://{}", reply(6, b"bye"))], b"hello\n"), 0, b"bye", "");
+}
+
+/// Writes this line and leaves the input open. Returns standard error up to the line with this text,
+/// and the client.
+fn line_and_no_end(target: &str, line: &[u8], until: &str) -> (String, Child) {
+    let mut client = connect(&[target]);
+    client.stdin.as_mut().expect("stdin is piped").write_all(line).expect("it reads");
+    let mut said = String::new();
+    for line in BufReader::new(client.stderr.take().expect("stderr is piped")).lines() {
+        said += &(line.expect("text") + "\n");
+        if said.contains(until) {
+            break;
+        }
+    }
+    assert!(said.contains(until), "no {until:?} in {said:?}");
+    (said, client)
+}
+
+/// Waits for a client, whose input stays open until then if it is kept.
+fn code(mut client: Child, keep: Option<std::process::ChildStdin>) -> Option<i32> {
+    let mut code = None;
+    eventually("the client exits", || {
+        code = client.try_wait().expect("asking for its status");
+        code.is_some()
+    });
+    drop(keep);
+    code.and_then(|code| code.code())
+}
+
+#[test]
+fn a_server_that_ends_before_the_input_does_is_told_and_is_a_failure_if_something_is_missing() {
+    // All that was sent has its reply: the input decides.
+    let target = format!("framed://{}", reply(6, b"\x02\0\0\0hi"));
+    let (_, mut client) = line_and_no_end(&target, b"hi\n", "the peer has closed the connection");
+    let mut shown = [0; 3];
+    client.stdout.as_mut().expect("stdout is piped").read_exact(&mut shown).expect("the reply");
+    assert_eq!(&shown, b"hi\n");
+    drop(client.stdin.take());
+    assert_eq!(code(client, None), Some(0));
+    // A reply is missing, or the connection was reset.
+    let target = format!("framed://{}", reply(6, b""));
+    let (_, mut client) = line_and_no_end(&target, b"hi\n", "(1 of 1 lines without a reply)");
+    let input = client.stdin.take();
+    assert_eq!(code(client, input), Some(1));
+    let resets = serve(|mut stream| {
+        stream.read_exact(&mut [0]).expect("the first of what is sent");
+    });
+    let (_, mut client) = line_and_no_end(&resets, b"hello\n", "reset");
+    let input = client.stdin.take();
+    assert_eq!(code(client, input), Some(1));
 }
 
 #[test]
@@ -374,20 +433,31 @@ fn lines_go_over_tls_and_a_wrong_certificate_ends_at_once() {
     let made = Command::new(binary()).args(["cert", "--cert", &cert, "--key", &key]).output();
     assert!(made.expect("the program runs").status.success());
     let listen = |service: &str| format!("{service}tls://127.0.0.1:0?cert={cert}&key={key}");
-    let daemon = Daemon::start(&["--listen", &listen(""), "--listen", &listen("message+")]);
+    let listens = ["--listen", &listen(""), "--listen", &(listen("message+") + "&after=keep")];
+    let mut daemon = Daemon::start(&[&listens[..], &["--log", "debug"]].concat());
     let [echo, message] = [0, 1].map(|nth| daemon.addresses()[nth].port());
     let ca = format!("ca={cert}");
     let echo = format!("tls://localhost:{echo}");
-    check(&pipe(&[&format!("{echo}?{ca}")], b"hello\n"), 0, b"hello\n", "connected to ");
+    let verified = pipe(&[&format!("{echo}?{ca}")], b"hello\n");
+    check(&verified, 0, b"hello\n", "connected to ");
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(said.contains("looking up localhost:") && !said.contains("not verified"), "{said}");
     let message = format!("message+tls://127.0.0.1:{message}?{ca}");
     check(&pipe(&[&message], b"one\n"), 0, b"one\n", "");
     let insecure = pipe(&[&format!("{echo}?insecure=on")], b"hello\n");
     check(&insecure, 0, b"hello\n", "not verified (insecure=on)");
+    let quiet = pipe(&["--quiet", &format!("{echo}?insecure=on")], b"hello\n");
+    assert_eq!((quiet.status.code(), &quiet.stderr[..]), (Some(0), &b""[..]));
     for more in [&[][..], &["--reconnect"]] {
         let refused = pipe(&[&[&echo[..]][..], more].concat(), b"hello\n");
         check(&refused, 1, b"", "name the authority with ca=FILE");
     }
     let wrong = pipe(&[&format!("{echo}?ca=/no/such/file")], b"");
     check(&wrong, 1, b"", "no such file");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    let reasons = daemon.closed().into_iter().map(|closed| closed.reason).collect::<Vec<_>>();
+    assert_eq!(reasons.iter().filter(|reason| *reason == "peer-closed").count(), 4, "{reasons:?}");
+    assert!(!reasons.iter().any(|reason| reason == "tls-truncated"), "{reasons:?}");
     std::fs::remove_dir_all(&directory).expect("it is there");
 }
