@@ -147,7 +147,7 @@ impl Ending {
         let (begun, mut pause) = (Instant::now(), PROGRESS);
         thread::sleep(pause);
         while report::draining(&self.server, begun.elapsed()) {
-            pause *= 2;
+            pause = pause.saturating_mul(2);
             thread::sleep(pause);
         }
     }

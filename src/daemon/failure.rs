@@ -65,3 +65,14 @@ impl fmt::Display for Failure {
         write!(f, "echopool: {}", self.text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_given_up_nothing_names_no_rights() {
+        assert_eq!(remedy("open: Permission denied (os error 13)"), "");
+        assert_eq!(remedy("open: No such file or directory (os error 2)"), "");
+    }
+}

@@ -154,3 +154,21 @@ pub(super) fn unused(used: &[&str]) -> Vec<&'static str> {
     names.retain(|name| !used.contains(name));
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_one_that_is_open_and_no_standard_stream() {
+        for number in 0..=2 {
+            assert_eq!(descriptor(number).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+        let closed = descriptor(1_000_000).unwrap_err();
+        assert_eq!(closed.raw_os_error(), Some(libc::EBADF));
+        let open = std::fs::File::open("/dev/null").unwrap().into_raw_fd();
+        drop(descriptor(open).unwrap());
+    }
+}

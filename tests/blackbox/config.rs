@@ -268,6 +268,31 @@ fn a_reload_changes_the_level_of_the_log_and_the_interval_of_the_rates() {
 
 /// Reloads lower and raise every limit, and some are wrong, while clients verify every byte.
 #[test]
+fn a_reload_changes_the_limit_of_the_log_and_how_long_a_drain_may_take() {
+    const CLIENTS: usize = 20;
+    let contents = |limit| format!("log = 'debug'\nlog-limit = {limit}\nlinger = '10m'\n");
+    let file = ConfigFile::new(&(contents("1") + "drain-timeout = '1h'\n"));
+    let mut daemon = Daemon::start(&["--config", file.path()]);
+    let connect_all = || {
+        (0..CLIENTS).for_each(|_| Client::connect(daemon.address()).close());
+        eventually("all have left", || daemon.stats()["connections"] == 0);
+    };
+    connect_all();
+    assert!(daemon.closed().len() < CLIENTS, "one line in a second");
+    file.write(&(contents("'off'") + "drain-timeout = '200ms'\n"));
+    daemon.reload();
+    let before = daemon.closed().len();
+    connect_all();
+    assert_eq!(daemon.wait_closed(before + CLIENTS).len(), before + CLIENTS);
+    // One that does not leave.
+    let mut client = Client::connect(daemon.address());
+    client.ping(1_000);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(daemon.lines_with("connections_cut=1").len(), 1, "{}", daemon.tail());
+}
+
+#[test]
 fn reloads_under_load_lose_nothing() {
     const CLIENTS: usize = 200;
     let file = ConfigFile::new("max-connections = 300\n");

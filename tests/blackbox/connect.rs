@@ -337,6 +337,27 @@ fn the_client_exits_on_closed_output_and_on_signals() {
 }
 
 #[test]
+fn a_client_whose_output_is_not_read_exits_at_the_second_signal() {
+    let daemon = Daemon::start(&["--listen", "chargen://127.0.0.1:0"]);
+    let mut client = connect(&[&daemon.targets()[0]]);
+    let stdout = client.stdout.take().expect("stdout is piped");
+    let mut filled = 0;
+    eventually("its output is full", || {
+        let before = filled;
+        filled = rustix::io::ioctl_fionread(&stdout).expect("bytes in the pipe");
+        thread::sleep(std::time::Duration::from_millis(100));
+        filled > 0 && filled == before
+    });
+    let pid = Pid::from_child(&client);
+    kill_process(pid, Signal::TERM).expect("signalling");
+    thread::sleep(std::time::Duration::from_millis(300));
+    assert!(client.try_wait().expect("asking for its status").is_none(), "it waits in a write");
+    kill_process(pid, Signal::TERM).expect("signalling");
+    assert_eq!(client.wait().expect("it ends").code(), Some(130));
+    daemon.finish();
+}
+
+#[test]
 fn with_reconnect_the_client_reconnects_and_keeps_unsent_input() {
     let address = SocketAddr::from(([127, 0, 0, 1], own_port()));
     let mut client = connect(&["--reconnect", &address.to_string()]);

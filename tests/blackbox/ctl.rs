@@ -19,7 +19,11 @@ struct Said {
 /// Calls `echopool ctl` with this input and these variables.
 fn call(words: &[&str], variables: &[(&str, &str)], input: &[u8]) -> Said {
     let mut command = Command::new(binary());
-    command.arg("ctl").args(words).env_clear().envs(variables.iter().copied());
+    let of_ours = std::env::vars_os().map(|(name, _)| name);
+    for name in of_ours.filter(|name| name.to_string_lossy().starts_with("ECHOPOOL_")) {
+        command.env_remove(name);
+    }
+    command.arg("ctl").args(words).envs(variables.iter().copied());
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -161,6 +161,25 @@ fn lines_over_the_limit_are_counted_when_their_second_ends_although_nothing_else
 }
 
 #[test]
+fn the_limit_and_the_filter_of_a_log_can_be_changed() {
+    let (_reader, out) = pipe().unwrap();
+    let log = LogWriter::start(out, STYLE, None).unwrap();
+    let is_reached = || {
+        // Of each second, so that the next one does not come in between.
+        (0..5).for_each(|_| drop(log.admits(Level::Info)));
+        log.is_reached(Level::Info)
+    };
+    assert!(!is_reached());
+    log.set_limit(Some(1));
+    assert!((0..100).any(|_| is_reached()));
+    log.set_text_filter(true);
+    assert!(!(0..100).any(|_| is_reached()), "other lines may still be shown");
+    log.set_text_filter(false);
+    log.set_limit(None);
+    assert!(!is_reached());
+}
+
+#[test]
 fn a_flush_reports_lines_over_the_limit_at_once() {
     let (mut reader, out) = pipe().unwrap();
     let log = LogWriter::start(out, STYLE, Some(1)).unwrap();

@@ -31,11 +31,15 @@ pub struct Daemon {
     status: Option<ExitStatus>,
 }
 
-/// How many listeners the configuration file has, in a list in one line.
-fn listeners_of_file(flags: &[&str]) -> usize {
+/// The configuration file that these flags name.
+fn file_of(flags: &[&str]) -> String {
     let path = flags.iter().skip_while(|flag| **flag != "--config").nth(1);
-    let text = path.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("listen = ["));
+    path.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+}
+
+/// How many listeners the configuration file has, in a list in one line.
+fn listeners_in(file: &str) -> usize {
+    let line = file.lines().find(|line| line.starts_with("listen = ["));
     line.map_or(0, |line| line.matches('\'').count() / 2)
 }
 
@@ -76,11 +80,12 @@ impl Daemon {
     fn launch(shell: &str, flags: &[&str], stdin: Stdio, stderr: Stdio, log: PathBuf) -> Daemon {
         super::files();
         let mut flags = flags.to_vec();
-        let of_file = listeners_of_file(&flags);
+        let file = file_of(&flags);
+        let of_file = listeners_in(&file);
         if !flags.contains(&"--listen") && of_file == 0 {
             flags.extend(["--listen", "127.0.0.1:0"]);
         }
-        if !flags.contains(&"--log-limit") {
+        if !flags.contains(&"--log-limit") && !file.contains("log-limit") {
             flags.extend(["--log-limit", "off"]);
         }
         let mut child = command(shell, &flags)
