@@ -382,3 +382,26 @@ fn resolved(value: &ListenValue) -> Result<Vec<ListenOn>, NotPlanned> {
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_of_one_port_stay_and_come_together() {
+        let of = |text: &[&str]| -> Vec<ListenOn> {
+            text.iter().map(|text| Endpoint::Tcp(text.parse().unwrap()).into()).collect()
+        };
+        let split = |stay: &[&str], added: &[&str], removed: &[&str]| {
+            split_wildcards([&of(stay), &of(added), &of(removed)])
+        };
+        let told = Some("[::]:80 receives IPv4 clients only without 0.0.0.0:80".to_owned());
+        assert_eq!(split(&["[::]:80"], &["0.0.0.0:80"], &[]), told);
+        assert_eq!(split(&["0.0.0.0:80"], &[], &["[::]:80"]), told);
+        assert_eq!(split(&["127.0.0.1:7"], &["[::]:80", "0.0.0.0:80"], &[]), None);
+        assert_eq!(split(&["[::]:80"], &["0.0.0.0:81"], &[]), None);
+        // Other addresses, and any port.
+        assert_eq!(split(&["[::1]:80", "127.0.0.1:80"], &["0.0.0.0:80"], &[]), None);
+        assert_eq!(split(&["[::]:0"], &["0.0.0.0:0"], &[]), None);
+    }
+}

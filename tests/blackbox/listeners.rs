@@ -165,6 +165,11 @@ fn a_port_without_the_right_to_it_is_refused_with_the_remedy() {
     let line = daemon.reload();
     assert!(line.contains("nothing is changed: cannot listen on tcp://127.0.0.1:7: bind: "));
     assert!(line.contains("echopool ctl upgrade") && line.contains("fd:NAME"), "{line}");
+    // Of another machine (RFC 5737), which no right helps with.
+    file.write(&listen(&["127.0.0.1:0", "192.0.2.1:7"]));
+    let line = daemon.reload();
+    assert!(line.contains("nothing is changed: cannot listen on tcp://192.0.2.1:7: bind: "));
+    assert!(!line.contains("fd:NAME"), "{line}");
     daemon.finish();
 }
 
