@@ -40,7 +40,7 @@ pub(super) fn limits(limits: &Limits) {
 /// Warns if busy-polling workers take all processors.
 pub(super) fn busy_workers(limits: &Limits) {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    if limits.busy_poll && limits.workers > 1 && limits.workers >= processors {
+    if limits.busy_poll && take_all(limits.workers, processors) {
         log::warn!(
             target: DAEMON,
             "--busy-poll with {} workers uses all {processors} processors that this \
@@ -49,6 +49,11 @@ pub(super) fn busy_workers(limits: &Limits) {
             (processors / 2).max(1),
         );
     }
+}
+
+/// Whether so many workers leave no processor to others. One worker is the fewest that there can be.
+fn take_all(workers: usize, processors: usize) -> bool {
+    workers > 1 && workers >= processors
 }
 
 /// Logs what happened between two readings.
@@ -169,6 +174,12 @@ mod tests {
     use super::*;
     use crate::base::time::Time;
     use crate::shared::counters::Counters;
+
+    #[test]
+    fn workers_take_all_processors_if_there_are_as_many_and_not_only_one() {
+        assert!(take_all(2, 2) && take_all(3, 2));
+        assert!(!take_all(1, 1) && !take_all(2, 3) && !take_all(1, 2));
+    }
 
     #[test]
     fn each_rate_has_its_own_name_and_is_by_the_second() {

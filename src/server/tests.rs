@@ -208,6 +208,18 @@ fn no_thread_is_left_of_a_server_that_was_dropped_or_that_failed_to_start() {
 }
 
 #[test]
+fn memory_that_is_refused_is_told_with_the_sum_and_other_errors_are_not() {
+    let anywhere = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let (_, memory) = Server::check(&Config::new().listen(anywhere), || Echo).unwrap();
+    let resource =
+        |kind: io::ErrorKind| StartError::Resource { what: "a thread", error: kind.into() };
+    let told = with_sum(resource(io::ErrorKind::OutOfMemory), &memory);
+    assert!(matches!(told, StartError::Memory { needed, .. } if needed == memory.total()));
+    let other = with_sum(resource(io::ErrorKind::WouldBlock), &memory);
+    assert!(matches!(other, StartError::Resource { what: "a thread", .. }), "{other:?}");
+}
+
+#[test]
 fn sockets_are_dealt_out_to_the_workers() {
     let anywhere = Endpoint::Tcp(SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
     let bound = bind::bind_all(&[anywhere.into(), anywhere.into()], 3, 16, false).unwrap();

@@ -227,6 +227,17 @@ fn a_reload_of_a_wrong_file_changes_nothing() {
 }
 
 #[test]
+fn a_reload_is_refused_if_a_service_could_not_start_with_it() {
+    let listen = "listen = ['framed://127.0.0.1:0']\n";
+    let file = ConfigFile::new(listen);
+    let daemon = Daemon::start(&["--config", file.path()]);
+    file.write(&format!("{listen}max-frame = '900m'\n"));
+    let line = daemon.reload();
+    assert!(line.contains("nothing is changed: messages of 943718404 bytes need "), "{line}");
+    daemon.finish();
+}
+
+#[test]
 fn a_reload_that_hangs_holds_up_no_signal() {
     let (files, flags) = with_a_certificate();
     let mut daemon = Daemon::start(&flags.each_ref().map(|flag| &flag[..]));

@@ -45,6 +45,22 @@ fn buffer_size_limits_what_one_receive_moves() {
 
 /// Both limit how many connections can hold input at once: the rest of a frame of 100 bytes.
 #[test]
+fn workers_that_never_sleep_are_warned_of_if_they_take_all_processors() {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let all = processors.max(2).to_string();
+    let warned = |flags: &[&str]| {
+        let daemon = Daemon::start(flags);
+        let line = format!("--busy-poll with {all} workers uses all {processors} processors");
+        let is_warned = !daemon.lines_with(&line).is_empty();
+        daemon.finish();
+        is_warned
+    };
+    assert!(warned(&["--busy-poll", "--workers", &all]));
+    assert!(!warned(&["--workers", &all]));
+    assert!(!warned(&["--busy-poll", "--workers", "1"]));
+}
+
+#[test]
 fn buffers_and_memory_are_that_many_buffers() {
     for flags in [["--buffers", "8"], ["--memory", "2Ki"]] {
         let more = ["--workers", "1", "--buffer-size", "256", "--max-frame", "200"];

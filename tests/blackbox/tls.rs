@@ -714,8 +714,13 @@ print('done')
 fn a_passed_socket_has_tls_if_its_listener_says_so() {
     let directory = Directory::new();
     let url = directory.url("tls", "fd:web", "");
-    let daemon = Daemon::start_under(&passing(&["web=tcp"]), &["--listen", &url]);
+    let unix = directory.file("passed.sock");
+    let of_unix = directory.url("tls", "fd:local", "");
+    let shell = passing(&["web=tcp", &format!("local={unix}")]);
+    let daemon = Daemon::start_under(&shell, &["--listen", &url, "--listen", &of_unix]);
     assert!(daemon.targets()[0].starts_with("tls://127.0.0.1:"), "{:?}", daemon.targets());
+    let of_unix = format!("unix+tls://{unix}?");
+    assert!(daemon.targets()[1].starts_with(&of_unix), "{:?}", daemon.targets());
     let program = "ping(connect(args[0]), b'over a passed socket')\nprint('done')";
     assert_eq!(directory.python(program, &[&port(&daemon)], b""), "done\n");
     daemon.finish();

@@ -796,6 +796,9 @@ fn an_upgrade_after_a_reload_hands_over_what_was_added_and_not_what_was_removed(
     for client in [&mut of_kept, &mut of_added] {
         client.ping(1_000);
     }
+    for at in [second, third] {
+        Client::connect(at).ping(1_000);
+    }
     // The new process can be reloaded as well, and the old listener comes back.
     config.write(&listen(&[&a, &b]));
     let process = upgraded.successors()[0];
